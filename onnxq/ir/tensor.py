@@ -1,0 +1,28 @@
+"""What is known of a graph input or output: name, element type and shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A graph input or output.
+
+    Attributes:
+        name: as it stands in the model.
+        dtype: numpy element type.
+        shape: one entry an axis; ``None`` where the model leaves the size open. ``None`` as a
+            whole when even the rank is unknown.
+    """
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int | None, ...] | None
+
+    def describe(self) -> str:
+        """The tensor in the words of an error message, such as ``image float32 [?, 3, 32, 32]``."""
+        axes = "any shape" if self.shape is None else f"[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+        return f"{self.name} {self.dtype.name} {axes}"
