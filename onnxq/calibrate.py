@@ -1,0 +1,237 @@
+"""The calibration set on its way through the network, one stage at a time, in bounded memory.
+
+Two copies of every tensor travel: what the float network makes of the samples, and what the network
+makes of them whose earlier layers are quantised. Only the tensors between two stages are kept, on disk
+beyond a limit. At each stage the rows that its layers' solvers need are drawn, then both copies move on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.execute.ort import Session
+from onnxq.execute.spool import Arrays, Spool
+from onnxq.ir.layer import Layer
+from onnxq.ir.linear_form import draw_positions, input_rows, output_rows
+from onnxq.ir.model import Model
+from onnxq.ir.stage import QUANTISED_INPUT, Stage, stage_model
+from onnxq.quant.affine import fake_quantize
+from onnxq.quant.histogram import Histogram
+from onnxq.quant.spec import QuantParams
+
+Array = NDArray[np.float32]
+Progress = Callable[[int], None]
+
+HOLD_OUT = 8
+"""Every eighth sample is kept back from fitting; every eighth row where there are fewer samples."""
+
+MOST_ROWS = 65_536
+"""Rows drawn for a layer at most; beyond it the moments' noise is far below the samples' own."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a layer reads and should make, at positions drawn from the whole calibration set.
+
+    Attributes:
+        x: inputs in the network whose earlier layers are quantised, (G, R, K).
+        x_float: inputs in the float network, (G, R, K).
+        y: outputs of the float network before any clipping, (G, R, N).
+        train: rows that may be fitted, (R,).
+    """
+
+    x: Array
+    x_float: Array
+    y: Array
+    train: NDArray[np.bool_]
+
+
+class Calibration:
+    """The calibration set at one stage of the network.
+
+    Args:
+        model: the prepared float model.
+        feeds: batches of samples; read once.
+        sequential: keep a second copy for the network whose earlier layers are quantised.
+        memory_limit: bytes, shared by the spools and the rows.
+        seed: for the positions drawn.
+        folder: where the spools may write.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        feeds: Iterable[Mapping[str, NDArray[np.generic]]],
+        *,
+        sequential: bool,
+        memory_limit: int,
+        seed: int,
+        folder: Path | None = None,
+    ) -> None:
+        self._model, self._seed = model, seed
+        self._row_bytes = memory_limit // 4
+        self._float = Spool(memory_limit // 8, folder)
+        self._quantised = Spool(memory_limit // 8, folder) if sequential else self._float
+        self._starts: list[int] = []
+        self.samples = 0
+        for feed in feeds:
+            arrays = {name: np.asarray(value) for name, value in feed.items()}
+            for spool in self._spools:
+                spool.put(self.batches, arrays)
+            self._starts.append(self.samples)
+            self.samples += max((len(a) for a in arrays.values() if a.ndim), default=1)
+
+    @property
+    def batches(self) -> int:
+        """Batches held."""
+        return len(self._starts)
+
+    @property
+    def _spools(self) -> tuple[Spool, ...]:
+        return (self._float,) if self._quantised is self._float else (self._float, self._quantised)
+
+    def close(self) -> None:
+        """Remove what was written to disk."""
+        for spool in self._spools:
+            spool.__exit__(None, None, None)
+
+    def observe(self, stage: Stage, extra: Iterable[str], progress: Progress) -> Observation:
+        """Run the float network through a stage and gather what its layers' solvers need.
+
+        Args:
+            stage: the next one.
+            extra: further tensors of the stage whose histograms are wanted.
+            progress: called with 1 after each batch.
+        """
+        if not stage.nodes:
+            return Observation(rows={}, histograms={})
+        outputs = list(dict.fromkeys([*stage.makes, *(layer.output for layer in stage.layers), *extra]))
+        session: Session | None = None
+        gathered: dict[str, list[Rows]] = {layer.name: [] for layer in stage.layers}
+        histograms = {name: Histogram() for name in (*(layer.input for layer in stage.layers), *extra)}
+        for batch in range(self.batches):
+            inputs = self._float.get(batch, (layer.input for layer in stage.layers))
+            feed = self._feed(self._float, stage, batch, {layer.name: inputs[layer.input] for layer in stage.layers})
+            session = session or self._session(stage, outputs, feed, {}, {})
+            made = session.run(feed, outputs)
+            seen = self._quantised.get(batch, inputs)
+            for name in inputs:
+                histograms[name] = histograms[name].update(seen[name].astype(np.float32, copy=False))
+            for name in extra:
+                histograms[name] = histograms[name].update(made[name].astype(np.float32, copy=False))
+            for index, layer in enumerate(stage.layers):
+                rows = self._draw(stage, index, batch, seen[layer.input], inputs[layer.input], made[layer.output])
+                gathered[layer.name].append(rows)
+            self._float.put(batch, {name: made[name] for name in stage.makes})
+            progress(1)
+        joined = {name: _join(parts, self.samples >= HOLD_OUT) for name, parts in gathered.items()}
+        if self._quantised is self._float:
+            self._float.keep_only(stage.frontier)
+        return Observation(rows=joined, histograms=histograms)
+
+    def advance(
+        self,
+        stage: Stage,
+        inputs: Mapping[str, QuantParams | None],
+        constants: Mapping[str, Array],
+        quantisers: Mapping[str, QuantParams],
+        progress: Progress,
+    ) -> None:
+        """Run the quantised network through a stage; nothing to do in parallel mode.
+
+        Args:
+            stage: the one just observed.
+            inputs: grid of each layer's input, by layer name; None where it stays in float.
+            constants: quantised weights and new biases, by the constant's name.
+            quantisers: 8-bit grids of tensors quantised where they are made.
+            progress: called with 1 after each batch.
+        """
+        if self._quantised is self._float or not stage.nodes:
+            return
+        session: Session | None = None
+        for batch in range(self.batches):
+            raw = self._quantised.get(batch, (layer.input for layer in stage.layers))
+            layer_inputs: Arrays = {}
+            for layer in stage.layers:
+                params, x = inputs[layer.name], raw[layer.input].astype(np.float32, copy=False)
+                layer_inputs[layer.name] = x if params is None else fake_quantize(x, params)
+            feed = self._feed(self._quantised, stage, batch, layer_inputs)
+            session = session or self._session(stage, stage.makes, feed, constants, quantisers)
+            self._quantised.put(batch, session.run(feed, stage.makes) if stage.makes else {})
+            progress(1)
+        for spool in self._spools:
+            spool.keep_only(stage.frontier)
+
+    def outputs(self, batch: int) -> tuple[Arrays, Arrays]:
+        """The network's outputs for one batch, float and quantised, once every stage has run."""
+        names = [t.name for t in self._model.outputs]
+        return self._float.get(batch, names), self._quantised.get(batch, names)
+
+    def _feed(self, spool: Spool, stage: Stage, batch: int, layer_inputs: Arrays) -> Arrays:
+        feed = spool.get(batch, stage.reads)
+        feed.update({QUANTISED_INPUT.format(la.input, la.name): layer_inputs[la.name] for la in stage.layers})
+        return feed
+
+    def _session(
+        self,
+        stage: Stage,
+        outputs: Iterable[str],
+        feed: Arrays,
+        constants: Mapping[str, Array],
+        quantisers: Mapping[str, QuantParams],
+    ) -> Session:
+        types = {name: array.dtype for name, array in feed.items()}
+        proto = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
+        return Session(proto, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
+
+    def _draw(
+        self, stage: Stage, index: int, batch: int, seen: NDArray[np.generic], x: NDArray[np.generic], y: NDArray[np.generic]
+    ) -> Rows:
+        layer = stage.layers[index]
+        rng = np.random.default_rng([self._seed, stage.depth, index, batch])
+        count = -(-self._rows_wanted(stage, layer) // self.batches)
+        positions = draw_positions(layer, y.shape, count, rng)
+        train = (self._starts[batch] + positions.sample) % HOLD_OUT != HOLD_OUT - 1
+        rows = input_rows(layer, seen.astype(np.float32, copy=False), positions)
+        same = seen is x or self._quantised is self._float
+        return Rows(
+            x=rows,
+            x_float=rows if same else input_rows(layer, x.astype(np.float32, copy=False), positions),
+            y=output_rows(layer, y.astype(np.float32, copy=False), positions),
+            train=train,
+        )
+
+    def _rows_wanted(self, stage: Stage, layer: Layer) -> int:
+        """Rows to draw for a layer: as many as its share of the memory holds."""
+        inputs = layer.parameters // layer.channels * (layer.window.groups if layer.window else 1)
+        if layer.op == "ConvTranspose" and layer.window:
+            inputs = layer.parameters // layer.weight_shape[1]
+        each = 4 * (2 * inputs + layer.channels) * len(stage.layers)
+        return int(np.clip(self._row_bytes // each, 256, MOST_ROWS))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a stage showed: rows by layer, histograms by tensor."""
+
+    rows: Mapping[str, Rows]
+    histograms: Mapping[str, Histogram]
+
+
+def _join(parts: list[Rows], by_sample: bool) -> Rows:
+    x = np.concatenate([p.x for p in parts], axis=1)
+    same = all(p.x_float is p.x for p in parts)
+    train = np.concatenate([p.train for p in parts])
+    if not by_sample or train.all() or not train.any():
+        train = np.arange(x.shape[1]) % HOLD_OUT != HOLD_OUT - 1
+    return Rows(
+        x=x,
+        x_float=x if same else np.concatenate([p.x_float for p in parts], axis=1),
+        y=np.concatenate([p.y for p in parts], axis=1),
+        train=train,
+    )

@@ -1,0 +1,159 @@
+"""The configuration: every option of a quantisation, validated where it comes in.
+
+It can be given by keyword, from a TOML file whose keys are the fields' names, or by the command's flags
+of the same names.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from onnxq.errors import ConfigError
+
+WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
+ActivationBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Refinement:
+    """The gradient part of AdaQuant: what is learnt and how.
+
+    Attributes:
+        steps: of gradient descent, for each layer.
+        rows: in each step.
+        weight_rate: learning rate of the weights, in steps of their grid.
+        scale_rate: learning rate of the logarithms of weight and input scales.
+        bias_rate: learning rate of the bias, in standard deviations of the output.
+        learn_weights: move the weights over the grid.
+        learn_scales: of the weights.
+        learn_input: scale and zero point of the layer's input.
+        mixing: share of input elements that are taken unquantised at random in each step (QDrop).
+    """
+
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 300
+    rows: Annotated[int, Field(ge=16, le=65_536)] = 1024
+    weight_rate: Annotated[float, Field(gt=0, le=1)] = 0.02
+    scale_rate: Annotated[float, Field(gt=0, le=1)] = 0.002
+    bias_rate: Annotated[float, Field(gt=0, le=1)] = 0.002
+    learn_weights: bool = True
+    learn_scales: bool = True
+    learn_input: bool = True
+    mixing: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Config:
+    """How to quantise.
+
+    Attributes:
+        preset: ``advanced`` refines every layer by gradient; ``light`` uses closed forms only and is
+            several times faster.
+        weights: bits of the weights, 2 to 8 or 16.
+        activations: bits of the layers' inputs, 2 to 8, 16, or 32 to leave them in float.
+        edge_bits: bits of first and last layers; ``same`` treats them as the others. 8 by default: they
+            hold few weights and lose most.
+        mode: ``sequential`` lets each layer see what the quantised layers before it really produce;
+            ``parallel`` solves each on float inputs.
+        container: how weights of 4 bits and less are stored: ``int4`` for a small file, ``int8`` for
+            integer kernels on a CPU; ``auto`` is int4.
+        samples: calibration samples to use at most; all when None.
+        second_order: start from error-propagating rounding instead of nearest rounding.
+        refinement: the gradient part; used by the advanced preset.
+        memory_limit: bytes that calibration and solving may take together, roughly, or a string such
+            as ``2GiB``.
+        seed: of everything drawn at random.
+    """
+
+    preset: Literal["light", "advanced"] = "advanced"
+    weights: WeightBits = 8
+    activations: ActivationBits = 8
+    edge_bits: WeightBits | Literal["same"] = 8
+    mode: Literal["sequential", "parallel"] = "sequential"
+    container: Literal["auto", "int4", "int8"] = "auto"
+    samples: Annotated[int, Field(ge=1)] | None = None
+    second_order: bool = True
+    refinement: Refinement = Field(default_factory=Refinement)
+    memory_limit: Annotated[int, Field(ge=2**26)] = 2**30
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def integer_weights(self, bits: int) -> bool:
+        """Whether weights of so many bits are stored as 8-bit integers, which integer kernels take."""
+        return 4 < bits <= 8 or (bits <= 4 and self.container == "int8")
+
+    @property
+    def opset(self) -> int:
+        """The lowest operator set that has the types asked for."""
+        packed = any(b <= 4 for b in (self.weights, self.edge_weights)) and self.container != "int8"
+        wide = 16 in (self.weights, self.activations, self.edge_weights)
+        return 21 if packed or wide or self.activations <= 4 else 13
+
+    @property
+    def edge_weights(self) -> int:
+        """Bits of the weights of first and last layers."""
+        return self.weights if self.edge_bits == "same" else max(self.weights, self.edge_bits)
+
+
+def make_config(values: Mapping[str, Any]) -> Config:
+    """A configuration from plain values.
+
+    Raises:
+        ConfigError: names every field that is unknown or outside its range, and what it may be.
+    """
+    prepared = {k: parse_size(v) if k == "memory_limit" else v for k, v in values.items()}
+    try:
+        return TypeAdapter(Config).validate_python(prepared)
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            place = ".".join(str(p) for p in detail["loc"] if not str(p).startswith(("literal", "constrained", "int")))
+            if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+                known = ", ".join(f.name for f in fields(Config))
+                problems.append(f"{place} is not an option (there are {known})")
+            else:
+                problems.append(f"{place} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+        raise ConfigError("; ".join(dict.fromkeys(problems)) + ".") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values in a TOML file, not yet validated.
+
+    Raises:
+        ConfigError: the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not TOML: {error}.") from error
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes from a number or from a string such as ``512MiB``.
+
+    Raises:
+        ConfigError: it is neither.
+
+    Example:
+        >>> parse_size("2GiB")
+        2147483648
+    """
+    if isinstance(value, int):
+        return value
+    for unit, factor in UNITS.items():
+        if value.endswith(unit):
+            try:
+                return int(float(value.removesuffix(unit)) * factor)
+            except ValueError:
+                break
+    if value.isdigit():
+        return int(value)
+    raise ConfigError(f"size {value!r} is not understood; write bytes or a number with {', '.join(UNITS)}, such as 2GiB.")

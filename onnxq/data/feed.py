@@ -1,0 +1,104 @@
+"""What flows from the samples to the model: feeds, and the pieces that sources cut them from."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from onnxq.errors import CalibrationError
+from onnxq.ir.tensor import TensorInfo
+
+Feed: TypeAlias = Mapping[str, NDArray[Any]]
+"""One batch: one array per model input, first axis samples."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive samples as a source holds them, not yet looked at.
+
+    Attributes:
+        origin: where they came from, as the subject of an error message (``calib.npz``, ``batch 3``).
+        arrays: one array a name, first axis samples, of any number of samples. The names, shapes
+            and types may be wrong still.
+    """
+
+    origin: str
+    arrays: Feed
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the model takes.
+
+    Attributes:
+        inputs: the inputs of the model, in its order.
+        ignored: names that a source may hold beside the inputs, such as labels.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    ignored: Container[str] = ()
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Number of samples that the model insists on, or ``None`` where it takes any number."""
+        fixed = self._fixed_first_axes()
+        return fixed.pop() if len(fixed) == 1 and self.has_sample_axis else None
+
+    @property
+    def has_sample_axis(self) -> bool:
+        """Whether the first axis of every input can count samples.
+
+        It cannot where an input is a scalar or where two inputs fix different first axes.
+        """
+        return len(self._fixed_first_axes()) <= 1 and all(info.shape != () for info in self.inputs)
+
+    def takes(self, name: str) -> bool:
+        """Whether the model has an input of that name."""
+        return any(info.name == name for info in self.inputs)
+
+    def only(self, origin: str) -> TensorInfo:
+        """The one input that nameless samples can be meant for.
+
+        Raises:
+            CalibrationError: the model has several inputs.
+        """
+        if len(self.inputs) != 1:
+            names = ", ".join(repr(info.name) for info in self.inputs)
+            raise CalibrationError(
+                f"{origin} does not say which of the model's {len(self.inputs)} inputs ({names}) it is for: "
+                "give one array per input, by name"
+            )
+        return self.inputs[0]
+
+    def _fixed_first_axes(self) -> set[int]:
+        return {info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None}
+
+
+class Source(Protocol):
+    """Samples that lie or arrive somewhere, and can be walked through without holding them all."""
+
+    @property
+    def name(self) -> str:
+        """What the source is called in messages."""
+
+    def pieces(self, signature: Signature, rows: int) -> Iterator[Piece]:
+        """The samples in order.
+
+        Where the model has a sample axis, a source that reads or makes arrays puts at most ``rows``
+        samples in a piece; one that is handed arrays passes them on whole. Where the model has
+        none, every piece is one complete feed.
+        """
+
+    def count(self, signature: Signature | None) -> int | None:
+        """Number of samples where it costs little to know, else ``None``.
+
+        Without a signature the answer may be ``None`` where it depends on the model.
+        """
+
+
+def samples_in(feed: Feed) -> int:
+    """Number of samples in a feed that has a sample axis and at least one input."""
+    return len(next(iter(feed.values())))

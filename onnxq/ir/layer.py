@@ -1,0 +1,197 @@
+"""The layers of a model: its Conv, ConvTranspose, Gemm and MatMul nodes with constant weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxq.ir.model import Model, Remark
+
+LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+INFINITY = math.inf
+
+
+@dataclass(frozen=True)
+class Window:
+    """The sliding window of a convolution; one entry a spatial axis.
+
+    Attributes:
+        kernel, strides, dilations: sizes in elements.
+        pads_begin: rows of zeros added (Conv) or cut off (ConvTranspose) before the first element.
+        pads_end: the same behind the last element.
+        groups: channel groups.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_begin: tuple[int, ...]
+    pads_end: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node with weights, as the solver sees it.
+
+    Attributes:
+        name: the node's name.
+        op: Conv, ConvTranspose, Gemm or MatMul.
+        input: name of the tensor that is quantised before it.
+        output: name of the tensor it makes, its bias included (behind the Add of a MatMul).
+        weight: name of the weight constant.
+        bias: name of the bias constant; None where there is none.
+        weight_shape: shape of the stored weight.
+        channel_axis: axis of the weight that counts output channels.
+        window: for convolutions.
+        transposed: a Gemm whose weight is stored (N, K).
+        low, high: clipping that follows (0 and ∞ for ReLU, 0 and 6 for ReLU6, ∓∞ for none).
+        activated: name of the tensor behind that clipping; ``output`` when nothing follows.
+    """
+
+    name: str
+    op: str
+    input: str
+    output: str
+    weight: str
+    bias: str | None
+    weight_shape: tuple[int, ...]
+    channel_axis: int
+    window: Window | None
+    transposed: bool
+    low: float
+    high: float
+    activated: str
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        groups = self.window.groups if self.window and self.op == "ConvTranspose" else 1
+        return self.weight_shape[self.channel_axis] * groups
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the layer, the bias not counted."""
+        return math.prod(self.weight_shape)
+
+
+def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
+    """The layers of a prepared model in graph order, and why other candidates are none."""
+    inner = {t.name for node in model.graph.nodes for g in node.subgraphs() for n in g.nodes for t in n.inputs}
+    layers: list[Layer] = []
+    remarks: list[Remark] = []
+    for node in model.graph.nodes:
+        if node.op not in LAYER_OPS or node.domain not in (None, "", "ai.onnx"):
+            continue
+        reason = _obstacle(node)
+        if reason:
+            remarks.append(Remark(node.name, reason))
+        else:
+            layers.append(_layer(node, inner | {t.name for t in model.graph.outputs}))
+    for node in model.graph.nodes:
+        for graph in node.subgraphs():
+            remarks += [
+                Remark(n.name or n.op, f"inside a branch or loop body of {node.name}: left in float")
+                for n in graph.nodes
+                if n.op in LAYER_OPS
+            ]
+    return tuple(layers), tuple(remarks)
+
+
+def _obstacle(node: gs.Node) -> str | None:
+    if node.op == "MatMul" and not any(isinstance(t, gs.Constant) for t in node.inputs):
+        return "product of two activations: left in float"
+    weight, data = node.inputs[1], node.inputs[0]
+    if not isinstance(weight, gs.Constant):
+        return "its weight is computed or fed by the caller, not a constant: left in float"
+    if isinstance(data, gs.Constant):
+        return "its data input is a constant: left in float"
+    if weight.dtype != np.float32:
+        return f"its weight is {np.dtype(weight.dtype).name}, not float32: left in float"
+    if 0 in weight.shape:
+        return "its weight is empty: left in float"
+    if node.op == "MatMul" and len(weight.shape) != 2:
+        return f"its weight has {len(weight.shape)} axes, not 2: left in float"
+    if node.op == "Gemm" and (node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0):
+        return "transA or alpha is set: left in float"
+    if node.op in ("Conv", "ConvTranspose") and node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return "auto_pad over an open size: left in float"
+    if len(node.inputs) > 2 and not isinstance(node.inputs[2], gs.Constant) and node.inputs[2].name:
+        return "its bias is computed, not a constant: left in float"
+    return None
+
+
+def _layer(node: gs.Node, kept: set[str]) -> Layer:
+    weight = node.inputs[1]
+    bias = node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else None
+    output = node.outputs[0]
+    if node.op == "MatMul":
+        following = _only_reader(output, kept)
+        if following is not None and following.op == "Add":
+            constants = [t for t in following.inputs if isinstance(t, gs.Constant)]
+            if len(constants) == 1 and tuple(constants[0].shape) == (weight.shape[-1],):
+                bias, output = constants[0].name, following.outputs[0]
+    low, high, activated = _clipping(output, kept)
+    return Layer(
+        name=node.name,
+        op=node.op,
+        input=node.inputs[0].name,
+        output=output.name,
+        weight=weight.name,
+        bias=bias,
+        weight_shape=tuple(int(d) for d in weight.shape),
+        channel_axis=_channel_axis(node),
+        window=_window(node) if node.op in ("Conv", "ConvTranspose") else None,
+        transposed=bool(node.attrs.get("transB", 0)),
+        low=low,
+        high=high,
+        activated=activated,
+    )
+
+
+def _channel_axis(node: gs.Node) -> int:
+    if node.op == "Gemm":
+        return 0 if node.attrs.get("transB", 0) else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[node.op]
+
+
+def _window(node: gs.Node) -> Window:
+    kernel = tuple(int(d) for d in node.inputs[1].shape[2:])
+    ones = (1,) * len(kernel)
+
+    def read(key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(int(v) for v in node.attrs.get(key, default))
+
+    pads = read("pads", (0,) * (2 * len(kernel)))
+    return Window(
+        kernel=kernel,
+        strides=read("strides", ones),
+        dilations=read("dilations", ones),
+        pads_begin=pads[: len(kernel)],
+        pads_end=pads[len(kernel) :],
+        groups=int(node.attrs.get("group", 1)),
+    )
+
+
+def _only_reader(tensor: gs.Tensor, kept: set[str]) -> gs.Node | None:
+    """The one node that reads a tensor, if nothing else sees it."""
+    readers = list(tensor.outputs)
+    return readers[0] if len(readers) == 1 and tensor.name not in kept else None
+
+
+def _clipping(tensor: gs.Tensor, kept: set[str]) -> tuple[float, float, str]:
+    node = _only_reader(tensor, kept)
+    if node is not None and node.op == "Relu":
+        return 0.0, INFINITY, node.outputs[0].name
+    if node is not None and node.op == "Clip" and node.inputs[0] is tensor:
+        bounds = [-INFINITY, INFINITY]
+        for i, operand in enumerate(node.inputs[1:3]):
+            if isinstance(operand, gs.Constant):
+                bounds[i] = float(np.asarray(operand.values).reshape(()))
+            elif operand.name:
+                return -INFINITY, INFINITY, tensor.name
+        return bounds[0], bounds[1], node.outputs[0].name
+    return -INFINITY, INFINITY, tensor.name

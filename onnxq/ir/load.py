@@ -1,0 +1,181 @@
+"""Reading an ONNX model into the form the passes work on: the only door by which a model comes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import checker, inliner, numpy_helper, shape_inference, version_converter
+
+from onnxq.errors import ModelError, UnsupportedError
+from onnxq.ir.model import Header, Model, Properties
+from onnxq.ir.order import sort_nodes
+from onnxq.ir.widen import widen_half_floats
+
+OLDEST_OPSET, NEWEST_OPSET = 9, 27
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes above which a model cannot be serialised in one piece (2 GiB, less room for the rest of the message)."""
+OVERRIDABLE_IR = 4
+"""First IR version in which an initializer that is listed as an input is a default that the caller may override."""
+
+
+def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Model:
+    """Read a model, inline its functions, widen half floats, and raise its opset where needed.
+
+    Args:
+        source: path of a ``.onnx`` file (external data beside it is read too) or a model in memory,
+            which is not changed.
+        minimum_opset: the operator set that the result needs (13 for 8-bit per-channel weights,
+            21 for 4-bit and 16-bit types). An older model is converted; a newer one stays as it is.
+
+    Raises:
+        ModelError: the file is missing, truncated, not ONNX, or breaks the standard.
+        UnsupportedError: its operator set is too old, too new, or cannot be raised.
+    """
+    proto = onnx.ModelProto()
+    if isinstance(source, onnx.ModelProto):
+        proto.CopyFrom(source)
+        name = "the model"
+    else:
+        name = str(source)
+        proto = _parse(Path(source))
+    _check_opset(proto, name)
+    sort_nodes(proto.graph)
+    _check(proto, name)
+    if proto.functions:
+        proto = inliner.inline_local_functions(proto)
+    widen_half_floats(proto)
+    _name_nodes(proto.graph)
+    defaults_hold = proto.ir_version < OVERRIDABLE_IR
+    proto = _raise_opset(proto, minimum_opset, name)
+    if proto.ByteSize() < PROTOBUF_LIMIT:
+        proto = shape_inference.infer_shapes(proto, data_prop=True)
+    graph = gs.import_onnx(proto)
+    if not defaults_hold:
+        _restore_overridable(graph, proto.graph)
+    return Model(graph=graph, header=_header(proto))
+
+
+def _restore_overridable(graph: gs.Graph, source: onnx.GraphProto) -> None:
+    """Put initializers that are listed as inputs back among the inputs, where onnx-graphsurgeon leaves them out."""
+    defaults = {t.name: t for t in source.initializer}
+    if any(value.name in defaults for value in source.input):
+        known = {t.name: t for t in (*graph.inputs, *graph.tensors().values())}
+        for name in defaults.keys() - known.keys():
+            known[name] = gs.Constant(name, numpy_helper.to_array(defaults[name]))
+        graph.inputs = [known[value.name] for value in source.input]
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        if not path.is_file():
+            kind = "is a folder, not a file" if path.is_dir() else "does not exist"
+            raise ModelError(f"model {path} {kind}; give the path of an .onnx file.")
+        if path.stat().st_size == 0:
+            raise ModelError(f"model {path} is empty; export it again.")
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise ModelError(f"model {path} is not an ONNX file, or it is truncated; export it again.") from error
+    except OSError as error:
+        raise ModelError(f"model {path} cannot be read: {error.strerror or error}.") from error
+    if not proto.graph.node or not proto.opset_import:
+        raise ModelError(f"model {path} is not an ONNX model: it holds no graph.")
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, checker.ValidationError) as error:
+        reason = str(error).split("\n")[0]
+        raise ModelError(
+            f"model {path}: its external data cannot be read ({reason}); keep the data files beside it."
+        ) from error
+    return proto
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return max((int(i.version) for i in proto.opset_import if i.domain in ("", "ai.onnx")), default=0)
+
+
+def _check_opset(proto: onnx.ModelProto, name: str) -> None:
+    opset = _opset(proto)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        found = f"opset {opset}" if opset else "no standard operator set"
+        raise UnsupportedError(
+            f"{name} uses {found}; onnxq reads opsets {OLDEST_OPSET} to {NEWEST_OPSET}: export it with one of them."
+        )
+
+
+def _check(proto: onnx.ModelProto, name: str) -> None:
+    try:
+        if proto.ByteSize() < PROTOBUF_LIMIT:
+            checker.check_model(proto)
+    except checker.ValidationError as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        if "Field 'shape'" in reason:  # an output of unknown rank, which runtimes accept
+            return
+        raise ModelError(f"{name} breaks the ONNX standard: {reason}") from error
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give each node a name of its own: layers are known by it from here to the report."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        taken.add(name)
+        node.name = name
+
+
+def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelProto:
+    opset = _opset(proto)
+    if opset >= minimum:
+        return proto
+    header = _header(proto)
+    if proto.ByteSize() >= PROTOBUF_LIMIT:
+        raise UnsupportedError(
+            f"{name} is over 2 GiB at opset {opset}, but opset {minimum} is needed: export it with that."
+        )
+    try:
+        raised = version_converter.convert_version(proto, minimum)
+        checker.check_model(raised)
+    except (RuntimeError, checker.ValidationError) as error:
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise UnsupportedError(
+            f"{name} has opset {opset} and cannot be raised to opset {minimum}, which the asked bits need ({reason}); "
+            f"export it with opset {minimum}, or ask for 8 bits."
+        ) from error
+    write_header(raised, header)
+    _name_nodes(raised.graph)
+    return raised
+
+
+def _properties(entries: object) -> Properties:
+    return tuple((p.key, p.value) for p in entries)  # type: ignore[attr-defined]
+
+
+def _header(proto: onnx.ModelProto) -> Header:
+    return Header(
+        ir_version=proto.ir_version,
+        producer_name=proto.producer_name,
+        producer_version=proto.producer_version,
+        domain=proto.domain,
+        model_version=proto.model_version,
+        doc_string=proto.doc_string,
+        metadata=_properties(proto.metadata_props),
+        node_metadata={n.name: _properties(n.metadata_props) for n in proto.graph.node if n.metadata_props},
+    )
+
+
+def write_header(proto: onnx.ModelProto, header: Header) -> None:
+    """Put a header back on a model, in place; the IR version is raised, never lowered."""
+    proto.ir_version = max(proto.ir_version, header.ir_version)
+    proto.producer_name, proto.producer_version = header.producer_name, header.producer_version
+    proto.domain, proto.model_version, proto.doc_string = header.domain, header.model_version, header.doc_string
+    del proto.metadata_props[:]
+    for key, value in header.metadata:
+        proto.metadata_props.add(key=key, value=value)
+    for node in proto.graph.node:
+        if node.name in header.node_metadata and not node.metadata_props:
+            for key, value in header.node_metadata[node.name]:
+                node.metadata_props.add(key=key, value=value)

@@ -1,0 +1,98 @@
+"""The model on its way through the passes: a graph, and everything about it that the graph cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxq.ir.tensor import TensorInfo
+
+Properties = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says about itself besides its graph; onnx-graphsurgeon would drop it.
+
+    Attributes:
+        model_version: the author's version number of the model.
+        metadata: the model's metadata properties, in their order.
+        node_metadata: the metadata properties of each node, by node name.
+    """
+
+    ir_version: int
+    producer_name: str = ""
+    producer_version: str = ""
+    domain: str = ""
+    model_version: int = 0
+    doc_string: str = ""
+    metadata: Properties = ()
+    node_metadata: Mapping[str, Properties] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FoldedBatchNorm:
+    """A BatchNorm that was folded into the layer before it: what para-normalisation rebuilds.
+
+    Attributes:
+        layer: name of the node that took it in.
+        gamma: scale, (C,), float32; also the standard deviation of the layer's float output.
+        beta: shift, (C,), float32; also the mean of the layer's float output.
+        epsilon: added to the variance.
+    """
+
+    layer: str
+    gamma: NDArray[np.float32]
+    beta: NDArray[np.float32]
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something that was left as it is, and the reason in one sentence."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A graph with its header, and what the passes recorded on the way."""
+
+    graph: gs.Graph
+    header: Header
+    folded: tuple[FoldedBatchNorm, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        return int(self.graph.opset)
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The graph's inputs that a caller must feed; those with a default are constants and not among them."""
+        return tuple(_info(t) for t in self.graph.inputs if not isinstance(t, gs.Constant))
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The graph's outputs."""
+        return tuple(_info(t) for t in self.graph.outputs)
+
+    def with_graph(self, graph: gs.Graph, **changes: Any) -> Model:
+        """The same model around another graph."""
+        return replace(self, graph=graph, **changes)
+
+
+def _info(tensor: gs.Tensor) -> TensorInfo:
+    shape = tensor.shape
+    return TensorInfo(
+        name=tensor.name,
+        dtype=np.dtype(tensor.dtype),
+        shape=None if shape is None else tuple(d if isinstance(d, int) and d > 0 else None for d in shape),
+    )

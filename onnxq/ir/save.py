@@ -1,0 +1,107 @@
+"""Writing a model: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxq.errors import OutputError
+from onnxq.ir.load import PROTOBUF_LIMIT, write_header
+from onnxq.ir.model import Model
+from onnxq.ir.order import subgraphs
+
+# The IR version that introduced what an operator set may hold; a model must state at least this one.
+IR_OF_OPSET = ((25, 12), (23, 11), (21, 10), (19, 9), (15, 8), (13, 7), (0, 4))
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as a protobuf message with its header, names and metadata as they came."""
+    proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False)
+    _drop_twins(proto.graph, set())
+    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
+    write_header(proto, model.header)
+    return proto
+
+
+def _drop_twins(graph: onnx.GraphProto, outer: set[str]) -> None:
+    """Drop the copies of outer constants that onnx-graphsurgeon writes into every subgraph that reads them."""
+    kept = [t for t in graph.initializer if t.name not in outer]
+    if len(kept) < len(graph.initializer):
+        kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+    for node in graph.node:
+        for subgraph in subgraphs(node):
+            _drop_twins(subgraph, outer | {t.name for t in graph.initializer})
+
+
+def check_writable(path: Path) -> None:
+    """Fail now rather than after minutes of work when a result could not be written.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the path is a folder.
+    """
+    if path.is_dir():
+        raise OutputError(f"output {path} is a folder; give the path of the file to write.")
+    if not path.parent.is_dir():
+        raise OutputError(f"output {path}: the folder {path.parent} does not exist; create it first.")
+    try:
+        handle, probe = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        os.unlink(probe)
+    except OSError as error:
+        raise OutputError(f"output {path} cannot be written: {error.strerror}.") from error
+
+
+def save(proto: onnx.ModelProto, path: Path) -> None:
+    """Write a model so that the file appears complete or not at all.
+
+    Weights of a model over 2 GiB go to a file of the same name with ``.data`` behind it.
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written; nothing is left behind.
+    """
+    check_writable(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        try:
+            if proto.ByteSize() < PROTOBUF_LIMIT:
+                _write(draft, proto.SerializeToString(deterministic=True))
+            else:
+                onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
+                os.replace(f"{draft}.data", f"{path}.data")
+            os.replace(draft, path)
+        except OSError as error:
+            raise OutputError(
+                f"output {path} could not be written: {error.strerror}; nothing was left behind."
+            ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all (UTF-8).
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written.
+    """
+    check_writable(path)
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        _write(Path(draft), text.encode())
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise OutputError(f"output {path} could not be written: {error.strerror}; nothing was left behind.") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

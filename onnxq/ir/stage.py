@@ -1,0 +1,162 @@
+"""The graph cut into stages between its layers, each a small model of its own.
+
+The depth of a tensor is the largest number of layers on a path that leads to it. Stage d holds the
+layers of depth d and whatever follows them before the next layer. Running the stages in order runs the
+network once; between two stages only the tensors that cross the cut (the frontier) have to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnxq.ir.layer import Layer
+from onnxq.ir.model import Model
+from onnxq.ir.save import IR_OF_OPSET
+from onnxq.quant.spec import QuantParams
+
+QUANTISED_INPUT = "{}/for/{}"
+"""Name of the tensor that a layer reads in a stage: its input, quantised for it alone."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The layers of one depth and the nodes that follow them.
+
+    Attributes:
+        depth: 0 for what precedes every layer.
+        layers: the layers solved at this stage.
+        nodes: names of all its nodes, the layers included.
+        reads: tensors of earlier stages that it reads, other than as a layer's input.
+        frontier: tensors that later stages or the graph's outputs need once it has run.
+        makes: those of ``frontier`` that this stage produces.
+    """
+
+    depth: int
+    layers: tuple[Layer, ...]
+    nodes: tuple[str, ...]
+    reads: tuple[str, ...]
+    frontier: tuple[str, ...]
+    makes: tuple[str, ...]
+
+
+def split_stages(model: Model, layers: Sequence[Layer]) -> tuple[Stage, ...]:
+    """Cut a model in topological order into stages around the given layers."""
+    by_name = {layer.name: layer for layer in layers}
+    depth: dict[str, int] = {t.name: 0 for t in model.graph.inputs}
+    node_depth: dict[str, int] = {}
+    for node in model.graph.nodes:
+        at = max((depth.get(t.name, 0) for t in reads(node)), default=0) + (node.name in by_name)
+        node_depth[node.name] = at
+        depth.update({t.name: at for t in node.outputs})
+    last: dict[str, int] = {}
+    for node in model.graph.nodes:
+        for tensor in reads(node):
+            last[tensor.name] = max(last.get(tensor.name, 0), node_depth[node.name])
+    deepest = max(node_depth.values(), default=0)
+    last.update({t.name: deepest + 1 for t in model.graph.outputs})
+    return tuple(_stage(model, by_name, depth, node_depth, last, at) for at in range(deepest + 1))
+
+
+def _stage(
+    model: Model,
+    by_name: Mapping[str, Layer],
+    depth: Mapping[str, int],
+    node_depth: Mapping[str, int],
+    last: Mapping[str, int],
+    at: int,
+) -> Stage:
+    nodes = [n for n in model.graph.nodes if node_depth[n.name] == at]
+    layers = tuple(by_name[n.name] for n in nodes if n.name in by_name)
+    inside = {t.name for n in nodes for t in n.outputs}
+    needed: dict[str, None] = {}
+    for node in nodes:
+        for i, tensor in enumerate(reads(node)):
+            quantised = node.name in by_name and i == 0
+            if tensor.name in depth and tensor.name not in inside and not quantised:
+                needed[tensor.name] = None
+    frontier = tuple(t for t, d in depth.items() if d <= at < last.get(t, -1))
+    return Stage(
+        depth=at,
+        layers=layers,
+        nodes=tuple(n.name for n in nodes),
+        reads=tuple(needed),
+        frontier=frontier,
+        makes=tuple(t for t in frontier if t in inside),
+    )
+
+
+def reads(node: gs.Node) -> Iterator[gs.Tensor]:
+    """Tensors that a node reads, those its subgraphs read from outside included; constants too."""
+    yield from (t for t in node.inputs if t.name)
+    for graph in node.subgraphs():
+        inside = {t.name for n in graph.nodes for t in n.outputs} | {t.name for t in graph.inputs}
+        for inner in graph.nodes:
+            yield from (t for t in reads(inner) if t.name not in inside)
+        yield from (t for t in graph.outputs if t.name not in inside)
+
+
+def stage_model(
+    model: Model,
+    stage: Stage,
+    outputs: Sequence[str],
+    types: Mapping[str, np.dtype[np.generic]],
+    constants: Mapping[str, NDArray[np.float32]],
+    quantisers: Mapping[str, QuantParams],
+) -> onnx.ModelProto:
+    """A stage as a model that onnxruntime runs.
+
+    Args:
+        model: the whole model.
+        stage: which part of it.
+        outputs: names of the tensors it gives back.
+        types: element types of the tensors it reads.
+        constants: values to put in place of constants (quantised weights and biases), by name.
+        quantisers: tensors to quantise to 8 bits where they are made.
+    """
+    wanted = set(stage.nodes)
+    graph = gs.Graph(
+        nodes=[n for n in model.graph.nodes if n.name in wanted],
+        opset=model.graph.opset,
+        import_domains=model.graph.import_domains,
+        name=f"stage {stage.depth}",
+    )
+    proto = gs.export_onnx(graph, do_type_check=False)
+    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
+    for tensor in proto.graph.initializer:
+        if tensor.name in constants:
+            tensor.CopyFrom(numpy_helper.from_array(constants[tensor.name], tensor.name))
+    inputs = {name: types[name] for name in stage.reads}
+    layer_of = {layer.name: layer for layer in stage.layers}
+    for node in proto.graph.node:
+        layer = layer_of.get(node.name)
+        if layer:
+            node.input[0] = QUANTISED_INPUT.format(layer.input, layer.name)
+            inputs[node.input[0]] = np.dtype(np.float32)
+    for name, params in quantisers.items():
+        _quantise(proto.graph, name, params)
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None) for name, dtype in inputs.items()
+    )
+    del proto.graph.value_info[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return proto
+
+
+def _quantise(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:
+    """Put an 8-bit Q/DQ pair behind the node that makes a tensor."""
+    for index, node in enumerate(graph.node):
+        if name in node.output:
+            break
+    raw, integer, scale, zero = (f"{name}/{part}" for part in ("raw", "integer", "scale", "zero_point"))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(params.scale, np.float32), scale))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(params.zero_point, np.uint8), zero))
+    node.output[list(node.output).index(name)] = raw
+    graph.node.insert(index + 1, helper.make_node("QuantizeLinear", [raw, scale, zero], [integer], f"{name}/Q"))
+    graph.node.insert(index + 2, helper.make_node("DequantizeLinear", [integer, scale, zero], [name], f"{name}/DQ"))

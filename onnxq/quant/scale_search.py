@@ -1,0 +1,83 @@
+"""Scales of least mean squared error, searched instead of taken from the extremes.
+
+A grid that reaches to the largest value spends its steps on a few outliers; shrinking it trades
+clipping for resolution. The error of a candidate is evaluated, not modelled.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.affine import dequantize, quantize
+from onnxq.quant.histogram import Histogram
+from onnxq.quant.spec import QuantParams, QuantSpec
+
+SMALLEST_SCALE = np.float32(2.0**-100)
+"""Floor of a scale: its product with another scale stays a normal float32."""
+
+CLIP_RATIOS = np.concatenate([np.geomspace(0.02, 0.3, 14), np.linspace(0.32, 1.0, 69)])
+"""Candidate ranges as fractions of the largest magnitude."""
+
+
+def weight_scale(
+    weight: NDArray[np.float32], spec: QuantSpec, importance: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Per-channel scale of least (weighted) squared error for symmetric weights.
+
+    minimise over s:  Σ_k h_k (w_k − s·clip(round(w_k/s)))²   for each channel.
+
+    Args:
+        weight: (channels, K), float32.
+        spec: the grid, zero point 0.
+        importance: h, (channels, K) or (1, K), non-negative; 1 everywhere when None.
+
+    Returns:
+        Scales, (channels,), float32. A channel of zeros gets the smallest scale.
+    """
+    reach = np.maximum(weight.max(axis=1) / spec.qmax, weight.min(axis=1) / spec.qmin)
+    best = np.maximum(reach.astype(np.float32), SMALLEST_SCALE)
+    error = np.full(len(weight), np.inf)
+    h = np.float32(1) if importance is None else importance
+    for ratio in CLIP_RATIOS[::-1]:
+        scale = np.maximum((reach * ratio).astype(np.float32), SMALLEST_SCALE)
+        gap = dequantize(quantize(weight, scale[:, None], 0, spec.qmin, spec.qmax), scale[:, None], 0) - weight
+        trial = (h * gap * gap).sum(axis=1, dtype=np.float64)
+        better = trial < error
+        best, error = np.where(better, scale, best), np.where(better, trial, error)
+    return best.astype(np.float32)
+
+
+def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
+    """Range of least squared error for a tensor, from its histogram.
+
+    A tensor without negative values (behind a ReLU) gets zero point = qmin, the only form that
+    onnxruntime may merge with the ReLU. Otherwise both ends of the range are searched.
+    """
+    used = np.flatnonzero(histogram.counts)
+    values, counts = histogram.centres[used], histogram.counts[used].astype(np.float64)
+    if histogram.low >= 0:
+        candidates = [(0.0, histogram.high * r) for r in CLIP_RATIOS]
+    else:
+        coarse = CLIP_RATIOS[::4]
+        candidates = [(histogram.low * r, histogram.high * t) for r in coarse for t in coarse]
+    params = min((_params(low, high, spec) for low, high in candidates), key=lambda p: _error(values, counts, p))
+    if histogram.low < 0:
+        low, high = float(params.lowest), float(params.highest)
+        near = np.linspace(0.88, 1.12, 13)
+        refined = [_params(low * r, high * t, spec) for r in near for t in near]
+        params = min([params, *refined], key=lambda p: _error(values, counts, p))
+    return params
+
+
+def _params(low: float, high: float, spec: QuantSpec) -> QuantParams:
+    steps = spec.qmax - spec.qmin
+    scale = np.maximum(np.float32((high - low) / steps), SMALLEST_SCALE)
+    zero_point = int(np.clip(spec.qmin + np.rint(-low / scale), spec.qmin, spec.qmax))
+    return QuantParams(spec=spec, scale=np.asarray(scale, np.float32), zero_point=zero_point)
+
+
+def _error(values: NDArray[np.float64], counts: NDArray[np.float64], params: QuantParams) -> float:
+    integers = quantize(values, float(params.scale), params.zero_point, params.spec.qmin, params.spec.qmax)
+    gap = dequantize(integers, float(params.scale), params.zero_point) - values
+    return float(counts @ (gap * gap))

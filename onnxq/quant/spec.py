@@ -1,0 +1,85 @@
+"""How a tensor is quantised: the grid (spec) and its placement on the real line (parameters)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+FLOAT_BITS = 32
+"""Bits of a tensor that is left in floating point."""
+
+
+class Granularity(Enum):
+    """How many scales a tensor has."""
+
+    PER_TENSOR = "one scale for the whole tensor"
+    PER_CHANNEL = "one scale for each output channel"
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """An integer grid.
+
+    Attributes:
+        bits: 2 to 8, or 16.
+        signed: integers from −2^(bits−1); otherwise from 0.
+        granularity: how many scales.
+        narrow: leave the lowest integer of a signed grid unused, so that the grid is symmetric.
+    """
+
+    bits: int
+    signed: bool
+    granularity: Granularity = Granularity.PER_TENSOR
+    narrow: bool = False
+
+    @property
+    def qmin(self) -> int:
+        """Lowest integer of the grid."""
+        return -(2 ** (self.bits - 1)) + int(self.narrow) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """Highest integer of the grid."""
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+
+
+def weight_spec(bits: int) -> QuantSpec:
+    """The grid of weights: signed, zero point 0, one scale an output channel.
+
+    From 5 bits on the lowest integer stays unused: it costs nothing there, and integer kernels that
+    negate or add pairs of products need the room. Below, it is a sixteenth of the grid or more.
+    """
+    return QuantSpec(bits=bits, signed=True, granularity=Granularity.PER_CHANNEL, narrow=bits > 4)
+
+
+def activation_spec(bits: int) -> QuantSpec:
+    """The grid of activations: unsigned with a zero point, one scale."""
+    return QuantSpec(bits=bits, signed=False)
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """A grid on the real line: real = (integer − zero_point) · scale.
+
+    Attributes:
+        spec: the grid.
+        scale: positive, float32; () per tensor, (channels,) per channel.
+        zero_point: the integer that stands for 0.
+    """
+
+    spec: QuantSpec
+    scale: NDArray[np.float32]
+    zero_point: int = 0
+
+    @property
+    def lowest(self) -> NDArray[np.float32]:
+        """The real number that qmin stands for."""
+        return np.asarray((self.spec.qmin - self.zero_point) * self.scale, np.float32)
+
+    @property
+    def highest(self) -> NDArray[np.float32]:
+        """The real number that qmax stands for."""
+        return np.asarray((self.spec.qmax - self.zero_point) * self.scale, np.float32)

@@ -1,0 +1,246 @@
+"""AdaQuant: weights, scales, input grid and bias of one layer refined together by gradient.
+
+    min over u, s, b, s_x, z_x  of  E ‖ act(Y) − act( Q_x(X) · s·clip(⌊u⌉) + b ) ‖²
+
+u are the weights in units of their grid's step, continuous; rounding passes gradients straight through,
+clipping keeps its own gradient. act is the clipping that follows the layer in the graph. Everything is
+expressed relative to the grid (weights in steps, scales by their logarithm, the bias in standard
+deviations of the output), so that one learning rate suits every layer and bit-width.
+
+Rows are drawn in advance, the hold-out is evaluated at intervals and the best iterate is kept.
+Bits, ranges and rates are traced: one executable serves every bit-width of a shape.
+
+Reference: Hubara et al., "Accurate Post Training Quantization With Small Calibration Sets", ICML 2021,
+eqs. 2 and 3; the mixing of quantised and float inputs is Wei et al., "QDrop", ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from onnxq.config import Refinement
+from onnxq.quant.affine import dequantize, quantize
+from onnxq.quant.spec import QuantParams
+from onnxq.solve.problem import LayerProblem, Solution, Status
+from onnxq.solve.start import scored
+
+CHECKS = 12
+"""Evaluations of the hold-out in a refinement."""
+
+MOST_HELD_ROWS = 4096
+"""Hold-out rows that an evaluation uses at most."""
+
+
+class Unknowns(NamedTuple):
+    """What is learnt; shapes as in :class:`LayerProblem`.
+
+    Attributes:
+        weight: in steps of the grid, (G, K, N).
+        log_scale: logarithm of the scale relative to its start, (G or 1, N).
+        bias: relative to its start, in units of the output's deviation, (G, N).
+        log_input_scale: logarithm of the input's scale relative to its start, ().
+        input_zero: zero point of the input relative to its start, ().
+    """
+
+    weight: jax.Array
+    log_scale: jax.Array
+    bias: jax.Array
+    log_input_scale: jax.Array
+    input_zero: jax.Array
+
+
+class Setting(NamedTuple):
+    """What stays fixed in a refinement; all traced.
+
+    Attributes:
+        scale: starting scales, (G, N).
+        bias: starting bias, (G, N).
+        deviation: of the output, ().
+        bounds: lowest and highest integer of the weights, (2,).
+        input: scale, zero point, lowest and highest integer of the input, (4,).
+        quantise_input: whether the input is quantised at all, ().
+        clipping: low and high end of what follows the layer, (2,).
+        rates: learning rates, in the shape of the unknowns.
+    """
+
+    scale: jax.Array
+    bias: jax.Array
+    deviation: jax.Array
+    bounds: jax.Array
+    input: jax.Array
+    quantise_input: jax.Array
+    clipping: jax.Array
+    rates: Unknowns
+
+
+def refine(problem: LayerProblem, start: Solution, options: Refinement, seed: int) -> Solution:
+    """Refine a starting solution; gives it back unless the hold-out prefers the result.
+
+    Args:
+        problem: the layer and its rows.
+        start: where to begin.
+        options: what is learnt, how fast and how long.
+        seed: of the rows drawn and of the mixing.
+    """
+    rng = np.random.default_rng([seed, 1])
+    train = np.flatnonzero(problem.train)
+    held = np.flatnonzero(problem.held)
+    held = held[:: -(-len(held) // MOST_HELD_ROWS)]
+    steps = -(-options.steps // CHECKS)
+    batches = rng.choice(train, size=(CHECKS, steps, options.rows))
+    initial = _initial(problem, start)
+    best, loss, finite = _descend(
+        initial,
+        _setting(problem, start, options),
+        jnp.asarray(problem.x),
+        jnp.asarray(problem.x_float) if options.mixing else None,
+        jnp.asarray(problem.y),
+        jnp.asarray(batches),
+        jnp.asarray(held),
+        jax.random.key(seed),
+        jnp.float32(options.mixing),
+    )
+    refined = scored(problem, _solution(problem, start, jax.tree.map(np.asarray, best)))
+    if not bool(finite) or not np.isfinite(refined.loss):
+        return Solution(start.integers, start.scale, start.bias, start.input, start.loss, Status.FALLEN_BACK)
+    return refined if refined.loss < start.loss else start
+
+
+def _initial(problem: LayerProblem, start: Solution) -> Unknowns:
+    """The start in the unknowns' terms: each weight inside the cell of its integer, on its float value's side."""
+    nearest = problem.weight / start.scale[:, None]
+    weight = start.integers + np.clip(nearest - start.integers, -0.45, 0.45)
+    groups, channels = start.scale.shape
+    return Unknowns(
+        weight=jnp.asarray(weight, jnp.float32),
+        log_scale=jnp.zeros((1 if problem.shared_scales else groups, channels), jnp.float32),
+        bias=jnp.zeros((groups, channels), jnp.float32),
+        log_input_scale=jnp.zeros((), jnp.float32),
+        input_zero=jnp.zeros((), jnp.float32),
+    )
+
+
+def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Setting:
+    grid = start.input
+    fit_input = options.learn_input and problem.fit_input and grid is not None
+    behind_relu = grid is None or grid.zero_point == grid.spec.qmin
+    steps = 1.0 if grid is None else float(grid.spec.qmax - grid.spec.qmin)
+    spread = float(np.std(problem.y.clip(problem.low, problem.high)))
+    numbers = (1.0, 0.0, 0.0, 0.0) if grid is None else (float(grid.scale), grid.zero_point, grid.spec.qmin, grid.spec.qmax)
+    f = partial(jnp.asarray, dtype=jnp.float32)
+    return Setting(
+        scale=f(start.scale),
+        bias=f(start.bias),
+        deviation=f(max(spread, 1e-12)),
+        bounds=f([problem.weight_spec.qmin, problem.weight_spec.qmax]),
+        input=f(numbers),
+        quantise_input=jnp.asarray(grid is not None),
+        clipping=f([problem.low, problem.high]),
+        rates=Unknowns(
+            weight=f(options.weight_rate * options.learn_weights),
+            log_scale=f(options.scale_rate * options.learn_scales),
+            bias=f(options.bias_rate * problem.fit_bias),
+            log_input_scale=f(options.scale_rate * fit_input),
+            input_zero=f(0.0 if behind_relu or not fit_input else options.scale_rate * steps / 8),
+        ),
+    )
+
+
+def straight_through(exact: jax.Array, smooth: jax.Array) -> jax.Array:
+    """The exact value with the smooth value's gradient."""
+    return smooth + lax.stop_gradient(exact - smooth)
+
+
+def _fake_quantize(x: jax.Array, scale: ArrayLike, zero: ArrayLike, qmin: ArrayLike, qmax: ArrayLike) -> jax.Array:
+    """Fake quantisation whose rounding is straight through and whose clipping has its own gradient."""
+    smooth = jnp.clip(x / scale + zero, qmin, qmax)
+    return dequantize(straight_through(quantize(x, scale, jnp.round(zero), qmin, qmax), smooth), scale, zero)
+
+
+def predict(unknowns: Unknowns, setting: Setting, x: jax.Array, keep: jax.Array | None, x_float: jax.Array | None) -> jax.Array:
+    """Activated output of the quantised layer for rows x, (G, R, N).
+
+    Args:
+        unknowns: the current iterate.
+        setting: what is fixed.
+        x: rows, (G, R, K).
+        keep: which elements are taken quantised, for the mixing; all when None.
+        x_float: rows of the float network, for the others.
+    """
+    scale = setting.input[0] * jnp.exp(unknowns.log_input_scale)
+    zero = jnp.clip(setting.input[1] + unknowns.input_zero, setting.input[2], setting.input[3])
+    zero = straight_through(jnp.round(zero), zero)
+    read = jnp.where(setting.quantise_input, _fake_quantize(x, scale, zero, setting.input[2], setting.input[3]), x)
+    if keep is not None and x_float is not None:
+        read = jnp.where(keep, read, x_float)
+    clipped = jnp.clip(unknowns.weight, setting.bounds[0], setting.bounds[1])
+    integers = straight_through(jnp.round(clipped), clipped)
+    weight = integers * (setting.scale * jnp.exp(unknowns.log_scale))[:, None]
+    bias = setting.bias + setting.deviation * unknowns.bias
+    made = jnp.matmul(read, weight, precision=lax.Precision.HIGHEST) + bias[:, None]
+    return jnp.clip(made, setting.clipping[0], setting.clipping[1])
+
+
+@partial(jax.jit, static_argnames=())
+def _descend(
+    initial: Unknowns,
+    setting: Setting,
+    x: jax.Array,
+    x_float: jax.Array | None,
+    y: jax.Array,
+    batches: jax.Array,
+    held: jax.Array,
+    key: jax.Array,
+    mixing: jax.Array,
+) -> tuple[Unknowns, jax.Array, jax.Array]:
+    """The best iterate on the hold-out, its loss, and whether every loss was finite."""
+    adam = optax.scale_by_adam(b1=0.9, b2=0.99)
+    total = batches.shape[0] * batches.shape[1]
+
+    def loss(unknowns: Unknowns, rows: jax.Array, key: jax.Array | None) -> jax.Array:
+        chosen, wanted = x[:, rows], jnp.clip(y[:, rows], setting.clipping[0], setting.clipping[1])
+        mix = key is not None and x_float is not None
+        keep = jax.random.bernoulli(key, 1 - mixing, chosen.shape) if mix else None
+        made = predict(unknowns, setting, chosen, keep, x_float[:, rows] if x_float is not None and mix else None)
+        return jnp.square((made - wanted) / setting.deviation).mean()
+
+    def step(carry: tuple[Unknowns, optax.OptState, jax.Array], rows: jax.Array) -> tuple[tuple[Unknowns, optax.OptState, jax.Array], jax.Array]:
+        unknowns, state, count = carry
+        value, gradient = jax.value_and_grad(loss)(unknowns, rows, jax.random.fold_in(key, count))
+        direction, state = adam.update(gradient, state)
+        decay = 0.5 * (1 + jnp.cos(jnp.pi * count / total))
+        unknowns = jax.tree.map(lambda p, r, d: p - decay * r * d, unknowns, setting.rates, direction)
+        return (unknowns, state, count + 1), value
+
+    def stretch(carry: tuple[Unknowns, optax.OptState, jax.Array, Unknowns, jax.Array], rows: jax.Array) -> tuple[tuple[Unknowns, optax.OptState, jax.Array, Unknowns, jax.Array], jax.Array]:
+        unknowns, state, count, best, least = carry
+        (unknowns, state, count), values = lax.scan(step, (unknowns, state, count), rows)
+        value = loss(unknowns, held, None)
+        better = value < least
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), unknowns, best)
+        return (unknowns, state, count, best, jnp.where(better, value, least)), jnp.isfinite(values).all()
+
+    carry = (initial, adam.init(initial), jnp.int32(0), initial, loss(initial, held, None))
+    (_, _, _, best, least), finite = lax.scan(stretch, carry, batches)
+    return best, least, finite.all()
+
+
+def _solution(problem: LayerProblem, start: Solution, found: Unknowns) -> Solution:
+    """The unknowns put back on their grids."""
+    spec, grid = problem.weight_spec, start.input
+    integers = np.clip(np.round(found.weight), spec.qmin, spec.qmax).astype(np.float32)
+    scale = (start.scale * np.exp(found.log_scale)).astype(np.float32)
+    deviation = max(float(np.std(problem.y.clip(problem.low, problem.high))), 1e-12)
+    bias = (start.bias + deviation * found.bias).astype(np.float32)
+    if grid is not None:
+        zero = int(np.clip(np.round(grid.zero_point + found.input_zero), grid.spec.qmin, grid.spec.qmax))
+        grid = QuantParams(grid.spec, np.asarray(grid.scale * np.exp(found.log_input_scale), np.float32), zero)
+    return Solution(integers, scale, bias, grid, 0.0, Status.REFINED)

@@ -1,0 +1,97 @@
+"""One layer solved: from its rows to the integers that will be stored."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.config import Config
+from onnxq.ir.layer import Layer
+from onnxq.ir.linear_form import scales_are_shared, stored_weight, weight_matrix
+from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
+from onnxq.quant.spec import QuantParams, weight_spec
+from onnxq.solve.problem import Array, LayerProblem, Solution
+from onnxq.solve.start import nearest, scored, second_order
+
+
+def make_problem(
+    layer: Layer,
+    weight: Array,
+    bias: Array | None,
+    bits: int,
+    grid: QuantParams | None,
+    rows: tuple[Array, Array, Array, NDArray[np.bool_]],
+    fit_input: bool,
+) -> LayerProblem:
+    """A layer and its rows (x, x_float, y, train) in the solver's form.
+
+    Args:
+        layer: which.
+        weight: float, in the stored shape.
+        bias: float, (channels,); None where the layer has none.
+        bits: of the weights.
+        grid: of the input; None to leave it in float.
+        rows: as :class:`onnxq.calibrate.Rows` holds them.
+        fit_input: the input's grid may be fitted.
+    """
+    x, x_float, y, train = rows
+    matrix = weight_matrix(layer, weight)
+    groups, _, channels = matrix.shape
+    return LayerProblem(
+        x=x,
+        x_float=x_float,
+        y=y,
+        train=train,
+        weight=matrix,
+        bias=np.zeros((groups, channels), np.float32) if bias is None else bias.reshape(groups, channels),
+        low=layer.low,
+        high=layer.high,
+        weight_spec=weight_spec(bits),
+        input=grid,
+        shared_scales=scales_are_shared(layer),
+        fit_input=fit_input,
+        fit_bias=bias is not None or layer.op != "MatMul",
+    )
+
+
+def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) -> LayerSolution:
+    """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored."""
+    began = time.perf_counter()
+    plain = nearest(problem)
+    solution = second_order(problem) if config.second_order else plain
+    if config.preset == "advanced":
+        from onnxq.solve.adaquant import refine  # JAX takes a second to load, and the light preset does without
+
+        solution = refine(problem, solution, config.refinement, seed)
+    settled = scored(problem, _settle(layer, problem, solution))
+    columns = settled.scale[0] if problem.shared_scales else settled.scale.reshape(-1)
+    return LayerSolution(
+        layer=layer.name,
+        integers=stored_weight(layer, settled.integers.astype(np.int16)),  # type: ignore[arg-type]
+        weight=QuantParams(problem.weight_spec, columns.astype(np.float32)),
+        bias=settled.bias.reshape(-1) if problem.fit_bias else None,
+        input=settled.input,
+        loss_nearest=plain.loss,
+        loss=settled.loss,
+        status=settled.status.value,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _settle(layer: Layer, problem: LayerProblem, solution: Solution) -> Solution:
+    """Widen the steps of channels whose bias would overflow int32, and put the bias on its grid."""
+    if solution.input is None or not problem.fit_bias:
+        return solution
+    groups, channels = solution.scale.shape
+    columns = channels if problem.shared_scales else groups * channels
+    least = smallest_weight_scale(solution.bias.reshape(-1), solution.input.scale, columns).reshape(-1, channels)
+    scale = np.maximum(solution.scale, least).astype(np.float32)
+    integers = (solution.integers * (solution.scale / scale)[:, None]).round().astype(np.float32)
+    stored = scale[0] if problem.shared_scales else scale.reshape(-1)
+    bias = solution.bias
+    if layer.op != "MatMul" and max(problem.weight_spec.bits, solution.input.spec.bits) <= 8:
+        bias = on_bias_grid(bias.reshape(-1), bias_scale(solution.input.scale, stored, layer.channels)).reshape(bias.shape)
+    return replace(solution, scale=scale, integers=integers, bias=bias)

@@ -1,0 +1,102 @@
+"""What a layer's solver is given, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.affine import dequantize, quantize
+from onnxq.quant.spec import QuantParams, QuantSpec
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """One layer with rows drawn from the calibration set.
+
+    Shapes: G groups, R rows, K inputs of a group, N output channels of a group.
+
+    Attributes:
+        x: inputs in the network whose earlier layers are quantised, before their own quantisation, (G, R, K).
+        x_float: inputs of the same rows in the float network, (G, R, K); ``x`` itself in parallel mode.
+        y: outputs of the float network, bias included, before the clipping that follows, (G, R, N).
+        train: which rows may be fitted; the others are the hold-out, (R,).
+        weight: float weights, (G, K, N).
+        bias: float bias, (G, N).
+        low, high: the clipping that follows the layer.
+        weight_spec: grid of the weights.
+        input: grid of the input; None when it stays in float.
+        shared_scales: the groups share one scale a column.
+        fit_input: the input's grid may be fitted (nothing else reads that tensor).
+        fit_bias: the layer can hold a bias.
+    """
+
+    x: Array
+    x_float: Array
+    y: Array
+    train: NDArray[np.bool_]
+    weight: Array
+    bias: Array
+    low: float
+    high: float
+    weight_spec: QuantSpec
+    input: QuantParams | None
+    shared_scales: bool
+    fit_input: bool
+    fit_bias: bool
+
+    @property
+    def held(self) -> NDArray[np.bool_]:
+        """The hold-out rows; the fitted ones where there is but a handful."""
+        return self.train if self.train.all() else ~self.train
+
+
+class Status(Enum):
+    """How the solution of a layer came about."""
+
+    NEAREST = "rounded to nearest at the scale of least squared error"
+    SECOND_ORDER = "rounded with error propagation towards the least-squares target"
+    REFINED = "refined by gradient from the start that the hold-out preferred"
+    FALLEN_BACK = "the refinement diverged or met NaN; its starting point was kept"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Integers and parameters in the solver's form.
+
+    Attributes:
+        integers: weights on the grid, (G, K, N), float32 holding integers.
+        scale: one a channel, (G, N).
+        bias: (G, N).
+        input: grid of the input; None when it stays in float.
+        loss: mean squared error of the activated output on the hold-out, relative to its variance.
+        status: how it came about.
+    """
+
+    integers: Array
+    scale: Array
+    bias: Array
+    input: QuantParams | None
+    loss: float
+    status: Status
+
+
+def quantised_rows(x: Array, params: QuantParams | None) -> Array:
+    """Rows as the quantised layer reads them."""
+    if params is None:
+        return x
+    spec, zero = params.spec, np.float32(params.zero_point)
+    q = quantize(x, np.float32(params.scale), zero, np.float32(spec.qmin), np.float32(spec.qmax))
+    return dequantize(q, np.float32(params.scale), zero)
+
+
+def output_error(problem: LayerProblem, predicted: Array, rows: NDArray[np.bool_]) -> float:
+    """Mean squared error behind the clipping, relative to the float output's variance, over some rows."""
+    wanted = problem.y[:, rows].clip(problem.low, problem.high)
+    gap = predicted.clip(problem.low, problem.high) - wanted
+    spread = (wanted - wanted.mean(axis=1, keepdims=True)).astype(np.float32)
+    return float(np.square(gap).mean(dtype=np.float64) / max(np.square(spread).mean(dtype=np.float64), 1e-30))

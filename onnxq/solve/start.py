@@ -1,0 +1,81 @@
+"""The starting point of a layer: nearest rounding, or the second-order start where the hold-out prefers it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.affine import quantize
+from onnxq.quant.scale_search import weight_scale
+from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows
+from onnxq.solve.second_order import (
+    Moments,
+    closing_bias,
+    damped,
+    fitted_scale,
+    least_squares_target,
+    moments,
+    propagate_rounding,
+)
+
+Array = NDArray[np.float32]
+DAMPINGS = (0.003, 0.03, 0.3)
+"""Ridges tried, as fractions of the mean of H's diagonal."""
+
+SCALE_ROUNDS = 2
+"""Times that scales are fitted to the integers and the integers rounded again."""
+
+
+def search_scale(problem: LayerProblem, weight: Array, importance: Array | None = None) -> Array:
+    """Scales of least squared error for a weight matrix, (G, N); equal across groups where they share."""
+    groups, inputs, channels = weight.shape
+    if problem.shared_scales:
+        columns = weight.transpose(2, 0, 1).reshape(channels, groups * inputs)
+        shared = weight_scale(columns, problem.weight_spec)
+        return np.broadcast_to(shared, (groups, channels)).copy()
+    columns = weight.transpose(0, 2, 1).reshape(groups * channels, inputs)
+    h = None if importance is None else np.repeat(importance, channels, axis=0)
+    return weight_scale(columns, problem.weight_spec, h).reshape(groups, channels)
+
+
+def nearest(problem: LayerProblem) -> Solution:
+    """Weights rounded to nearest at searched scales; the float bias as it is."""
+    scale = search_scale(problem, problem.weight)
+    spec = problem.weight_spec
+    integers = quantize(problem.weight, scale[:, None], 0, spec.qmin, spec.qmax).astype(np.float32)
+    return scored(problem, Solution(integers, scale, problem.bias, problem.input, 0.0, Status.NEAREST))
+
+
+def scored(problem: LayerProblem, solution: Solution) -> Solution:
+    """A solution with its loss on the hold-out rows."""
+    held = problem.held
+    x = quantised_rows(problem.x[:, held], solution.input)
+    predicted = np.matmul(x, solution.integers * solution.scale[:, None]) + solution.bias[:, None]
+    loss = output_error(problem, predicted, held)
+    return Solution(solution.integers, solution.scale, solution.bias, solution.input, loss, solution.status)
+
+
+def second_order(problem: LayerProblem) -> Solution:
+    """The better of nearest and of error-propagating rounding at several dampings, judged on the hold-out."""
+    x = quantised_rows(problem.x[:, problem.train], problem.input)
+    m = moments(x, problem.y[:, problem.train])
+    candidates = [nearest(problem)]
+    for damping in DAMPINGS:
+        solution = _rounded(problem, m, damping)
+        if np.isfinite(solution.loss):
+            candidates.append(solution)
+    return min(candidates, key=lambda s: s.loss)
+
+
+def _rounded(problem: LayerProblem, m: Moments, damping: float) -> Solution:
+    spec = problem.weight_spec
+    hessian, target = damped(m.xx, damping), least_squares_target(m, problem.weight, damping)
+    importance = np.einsum("gkk->gk", hessian).astype(np.float32)
+    scale = search_scale(problem, target.astype(np.float32), importance)
+    integers = propagate_rounding(hessian, target, scale, spec.qmin, spec.qmax)
+    for _ in range(0 if problem.shared_scales else SCALE_ROUNDS):
+        scale = fitted_scale(hessian, target, integers, scale)
+        integers = propagate_rounding(hessian, target, scale, spec.qmin, spec.qmax)
+    weight = integers * scale[:, None]
+    bias = closing_bias(m, weight) if problem.fit_bias else problem.bias
+    return scored(problem, Solution(integers, scale, bias, problem.input, 0.0, Status.SECOND_ORDER))

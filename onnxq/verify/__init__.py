@@ -1,0 +1,23 @@
+"""Independent check of a quantised ONNX model against its float model, with onnxruntime on the CPU.
+
+Nothing here knows how a model was quantised: it reads the two files, runs them, and reports what it
+finds. So it judges models of any origin, and a mistake elsewhere in onnxq cannot hide in it.
+"""
+
+from onnxq.verify.bits import audit_bits
+from onnxq.verify.check import verify
+from onnxq.verify.levels import check_levels
+from onnxq.verify.report import Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
+from onnxq.verify.session import LEVELS
+
+__all__ = [
+    "LEVELS",
+    "Latency",
+    "LayerBits",
+    "LevelCheck",
+    "OutputFidelity",
+    "VerificationReport",
+    "audit_bits",
+    "check_levels",
+    "verify",
+]

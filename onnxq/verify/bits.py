@@ -1,0 +1,174 @@
+"""The bits that the layers of a QDQ model really have, read from its stored integers and its grids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.inliner import inline_local_functions
+
+from onnxq.verify.report import LayerBits
+from onnxq.verify.scope import Scope, Value
+from onnxq.verify.source import ModelLike, read_model
+
+LAYERS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
+    """The real bits of every quantised Conv, ConvTranspose, Gemm and MatMul, subgraphs included.
+
+    A layer is quantised where its weight comes from a DequantizeLinear of stored integers, or where
+    both operands are activations from QuantizeLinear and DequantizeLinear pairs. Layers with float weights are left
+    out, as are weights stored as floats before a QuantizeLinear.
+
+    Weights need ⌈log₂(max − min + 1)⌉ bits over all stored integers, at most their container's.
+    Activations have their grid's bits, narrowed by a Clip before the QuantizeLinear.
+
+    Args:
+        model: path or proto.
+
+    Returns:
+        One entry a quantised layer, in graph order.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+    proto, folder = read_model(model, "quantised")
+    if proto.functions:
+        proto = inline_local_functions(proto)
+    layers = ((name, _layer(name, scope, node)) for name, scope, node in named_layers(Scope(proto.graph, folder)))
+    return tuple(bits for _, bits in layers if bits is not None)
+
+
+def named_layers(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
+    """Every layer, quantised or not, under a name that no other layer of the model has."""
+    taken: set[str] = set()
+    for inner, node in scope.nodes():
+        if node.op_type not in LAYERS:
+            continue
+        base = name = node.name or node.output[0]
+        count = 1
+        while name in taken:
+            count += 1
+            name = f"{base} ({count})"
+        taken.add(name)
+        yield name, inner, node
+
+
+def _layer(name: str, scope: Scope, node: onnx.NodeProto) -> LayerBits | None:
+    operands = [scope.value(operand).origin() for operand in node.input[:2]]
+    activations = [_activation_bits(operand) for operand in operands]
+    for place in (1, 0):  # the weight is the second operand, but a MatMul may have it first
+        weight = _weight_bits(operands[place])
+        if weight is not None:
+            return LayerBits(name, node.op_type, weight[0], activations[1 - place], weight[1])
+    first, second = activations
+    if first is None or second is None:
+        return None
+    return LayerBits(name, node.op_type, None, max(first, second), None)
+
+
+def _weight_bits(value: Value) -> tuple[int, int] | None:
+    """Bits and number of distinct values of dequantised stored integers, None of anything else."""
+    codes = _dequantized(value)
+    array = None if codes is None else codes.array()
+    if codes is None or array is None:
+        return None
+    width, limits = _container(codes.element_type)
+    levels = int(np.unique(array.astype(np.float64)).size)
+    if limits is None or array.size == 0:
+        return width, levels
+    integers = array.astype(np.int64)
+    return min(width, _bits_for(int(integers.max()) - int(integers.min()) + 1)), levels
+
+
+def _activation_bits(value: Value) -> int | None:
+    """Bits of the grid that a computed value lies on, None where it is float or stored."""
+    codes = _dequantized(value)
+    if codes is None or codes.tensor is not None:
+        return None
+    maker = codes.maker
+    if maker is None or maker.op_type != "QuantizeLinear":
+        # An integer input of the model, or DynamicQuantizeLinear, whose result is always uint8.
+        dynamic = maker is not None and maker.op_type == "DynamicQuantizeLinear"
+        kind = onnx.TensorProto.UINT8 if dynamic else codes.element_type
+        return _container(kind)[0] if kind else None
+    exact = codes.input(0)
+    if exact is None or exact.origin().tensor is not None:
+        return None
+    width, limits = _container(_quantized_type(codes, maker))
+    return width if limits is None else min(width, _clipped_bits(codes, exact.origin(), limits))
+
+
+def _dequantized(value: Value) -> Value | None:
+    """The codes behind a DequantizeLinear, None of any other value."""
+    maker = value.maker
+    if maker is None or maker.op_type != "DequantizeLinear":
+        return None
+    codes = value.input(0)
+    return None if codes is None else codes.origin()
+
+
+def _quantized_type(codes: Value, maker: onnx.NodeProto) -> int:
+    """Element type that a QuantizeLinear gives: its attribute, its zero point's type, or uint8."""
+    for attribute in maker.attribute:
+        if attribute.name == "output_dtype" and attribute.i:
+            return int(attribute.i)
+    zero_point = codes.input(2)
+    return (zero_point.origin().element_type if zero_point is not None else 0) or onnx.TensorProto.UINT8
+
+
+def _clipped_bits(codes: Value, exact: Value, limits: tuple[int, int]) -> int:
+    """Bits of a QuantizeLinear's grid within the Clip before it; of the whole grid without one.
+
+    Args:
+        codes: result of the QuantizeLinear.
+        exact: its float input.
+        limits: smallest and largest code of the container.
+    """
+    low, high = (np.asarray(limit, np.float64) for limit in limits)
+    scale, zero_point = _stored(codes.input(1)), _stored(codes.input(2))
+    clip = exact.maker
+    if clip is not None and clip.op_type == "Clip" and scale is not None:
+        start = 0.0 if zero_point is None else zero_point
+        bottom, top = _clip_bound(exact, 1, "min"), _clip_bound(exact, 2, "max")
+        if bottom is not None:
+            low = np.maximum(low, np.rint(bottom / scale) + start)
+        if top is not None:
+            high = np.minimum(high, np.rint(top / scale) + start)
+    return _bits_for(int(np.max(high - low)) + 1)
+
+
+def _clip_bound(clipped: Value, index: int, attribute_name: str) -> NDArray[np.float64] | None:
+    """A bound of a Clip, from its input (opset 11 on) or its attribute; None where it is open or computed."""
+    maker = clipped.maker
+    assert maker is not None
+    for attribute in maker.attribute:
+        if attribute.name == attribute_name:
+            return np.asarray(attribute.f, np.float64)
+    return _stored(clipped.input(index))
+
+
+def _stored(value: Value | None) -> NDArray[np.float64] | None:
+    array = None if value is None else value.origin().array()
+    return None if array is None else array.astype(np.float64)
+
+
+def _bits_for(levels: int) -> int:
+    """⌈log₂ levels⌉, at least 1."""
+    return max(1, (levels - 1).bit_length())
+
+
+def _container(element_type: int) -> tuple[int, tuple[int, int] | None]:
+    """Width in bits of an ONNX element type, and the smallest and largest code where it is an integer."""
+    found = re.match(r"(U?INT|B?FLOAT)(\d+)", onnx.TensorProto.DataType.Name(element_type))
+    if found is None:
+        return 32, None
+    kind, width = found[1], int(found[2])
+    if kind == "UINT":
+        return width, (0, 2**width - 1)
+    return width, (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if kind == "INT" else None

@@ -1,0 +1,109 @@
+"""Does a model work at every optimisation level of onnxruntime, and does it give the same answers?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.verify.fidelity import class_scores
+from onnxq.verify.report import LevelCheck
+from onnxq.verify.session import LEVELS, reason
+from onnxq.verify.source import Feed, ModelLike, ModelSource
+
+_Outputs = list[NDArray[Any]]
+
+
+def check_levels(
+    quantized: ModelLike, feeds: Iterable[Feed], *, classification: bool = False
+) -> tuple[LevelCheck, ...]:
+    """Load and run a model at each optimisation level and compare with the unoptimised answers.
+
+    A model that does not load or run is a finding, not an error. Differences are expected: kernels on
+    integers round where the simulation does not, and on x86 processors without VNNI a product of
+    uint8 activations and full-range int8 weights saturates. Judge by ``relative_diff``.
+
+    Args:
+        quantized: path or proto.
+        feeds: a few batches, ``{input: array}``; all of them are held, with their outputs.
+        classification: whether to report the agreement of largest values as well.
+
+    Returns:
+        One check a level, in the order of :data:`~onnxq.verify.session.LEVELS`.
+
+    Raises:
+        ModelError: the model cannot be read at all.
+        CalibrationError: a feed does not hold the model's inputs.
+    """
+    source = ModelSource.open(quantized, "quantised")
+    held = [source.fit(feed) for feed in feeds]
+    return compare_levels(source, held, classification=classification)
+
+
+def compare_levels(source: ModelSource, feeds: Sequence[Feed], *, classification: bool) -> tuple[LevelCheck, ...]:
+    """:func:`check_levels` of an opened model and feeds known to fit it."""
+    reference: list[_Outputs] | None = None
+    checks = []
+    for level in LEVELS:
+        try:
+            session = source.start(level)
+            outputs = [session.run(list(source.outputs), feed) for feed in feeds]
+        except Exception as error:  # whatever onnxruntime raises is the finding
+            checks.append(LevelCheck(level, ok=False, error=f"{source.label} fails at level {level}: {reason(error)}"))
+            continue
+        if level == LEVELS[0]:
+            reference = outputs
+        if reference is None:
+            checks.append(LevelCheck(level, ok=True))
+        else:
+            checks.append(_compare(source, level, reference, outputs, classification))
+    return tuple(checks)
+
+
+def _compare(
+    source: ModelSource, level: str, reference: list[_Outputs], outputs: list[_Outputs], classification: bool
+) -> LevelCheck:
+    largest = relative = 0.0
+    rows = agreeing = 0
+    for index, name in enumerate(source.outputs):
+        difference = magnitude = 0.0
+        for expected, found in zip(
+            (batch[index] for batch in reference), (batch[index] for batch in outputs), strict=True
+        ):
+            problem = _problem(expected, found)
+            if problem is not None:
+                return LevelCheck(
+                    level, ok=False, error=f"output {name!r} of {source.label} at level {level} {problem}"
+                )
+            difference = max(difference, _largest(expected, minus=found))
+            magnitude = max(magnitude, _largest(expected), _largest(found))
+            scores = class_scores(expected) if classification else None
+            if scores is not None:
+                rows += scores[..., 0].size
+                agreeing += int(np.count_nonzero(scores.argmax(-1) == found.reshape(scores.shape).argmax(-1)))
+        largest = max(largest, difference)
+        relative = max(relative, difference / magnitude if magnitude else 0.0)
+    agreement = 100.0 * agreeing / rows if rows else None
+    return LevelCheck(level, ok=True, max_abs_diff=largest, relative_diff=relative, agreement=agreement)
+
+
+def _problem(expected: NDArray[Any], found: NDArray[Any]) -> str | None:
+    """What makes two answers incomparable, as the end of a sentence."""
+    if expected.shape != found.shape:
+        return f"has shape {found.shape}, but {expected.shape} at level {LEVELS[0]}"
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    broken = np.count_nonzero(np.isfinite(a) != np.isfinite(b))
+    return (
+        f"has {broken} values that are NaN or infinite there or at level {LEVELS[0]}, not at both" if broken else None
+    )
+
+
+def _largest(values: NDArray[Any], *, minus: NDArray[Any] | None = None) -> float:
+    """Largest finite magnitude of the values or of a difference; 0 where there is none."""
+    a = values.astype(np.float64)
+    if minus is not None:
+        a = np.where(values == minus, 0.0, a - minus.astype(np.float64))
+    a = a[np.isfinite(a)]
+    return float(np.abs(a).max()) if a.size else 0.0

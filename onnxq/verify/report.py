@@ -1,0 +1,196 @@
+"""What a verification found, and the JSON that programs are promised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _number(value: float | None) -> float | None:
+    """The value where JSON can hold it, otherwise None."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class OutputFidelity:
+    """How close one output of the quantised model is to the float model's, over all samples.
+
+    Attributes:
+        name: of the graph output.
+        sqnr_db: 10·log₁₀(Σ float² / Σ (float − quantised)²), decibels; infinite where every value is equal.
+        cosine: of the angle between all float and all quantised values, −1 to 1.
+        equal: percent of values that are exactly the same (both NaN counts as the same).
+        not_finite: values that are NaN or infinite in either model and not the same in both. Where
+            there is one, ``sqnr_db``, ``cosine`` and ``kl`` are None: no figure hides it.
+        kl: mean Kullback-Leibler divergence of softmax(quantised) from softmax(float) over the last
+            axis, nats; None unless the output is judged as a classification.
+        top1_agreement: percent of rows whose largest value stands at the same place; None as for ``kl``.
+        top1_fp32: percent of rows where the float model's largest value is at the label; None without labels.
+        top1_quantized: the same of the quantised model.
+    """
+
+    name: str
+    sqnr_db: float | None
+    cosine: float | None
+    equal: float | None
+    not_finite: int
+    kl: float | None = None
+    top1_agreement: float | None = None
+    top1_fp32: float | None = None
+    top1_quantized: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, finite numbers or null; an infinite ``sqnr_db`` becomes null beside ``equal`` 100."""
+        return {
+            "sqnr_db": _number(self.sqnr_db),
+            "cosine": _number(self.cosine),
+            "kl": _number(self.kl),
+            "top1_agreement": _number(self.top1_agreement),
+            "top1_fp32": _number(self.top1_fp32),
+            "top1_quantized": _number(self.top1_quantized),
+            "equal": _number(self.equal),
+            "not_finite": self.not_finite,
+        }
+
+
+@dataclass(frozen=True)
+class LevelCheck:
+    """Whether the model works at one optimisation level of onnxruntime, and how far its answers move.
+
+    Attributes:
+        level: ``disable``, ``basic``, ``extended`` or ``all`` (what people run).
+        ok: the model loads, runs, and is finite wherever level ``disable`` is.
+        max_abs_diff: largest difference from ``disable`` over all outputs, in the output's unit;
+            None where either level does not work.
+        relative_diff: largest over the outputs of the difference divided by the largest magnitude in
+            that output at either level; 0 to 2.
+        agreement: percent of rows whose largest value stands at the same place as at ``disable``;
+            None unless judged as a classification.
+        error: one sentence saying what failed; None where ``ok``.
+    """
+
+    level: str
+    ok: bool
+    max_abs_diff: float | None = None
+    relative_diff: float | None = None
+    agreement: float | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, finite numbers or null."""
+        return {
+            "ok": self.ok,
+            "max_abs_diff": _number(self.max_abs_diff),
+            "relative_diff": _number(self.relative_diff),
+            "agreement": _number(self.agreement),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """The bits that one layer really has, read from the file and not from what was asked for.
+
+    Attributes:
+        name: of the node; its first output where the node has no name. Unique in a model.
+        op: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
+        weight_bits: bits that the stored integers need, at most their container's width; None where
+            both operands are activations.
+        activation_bits: bits of the quantised input (the larger of two); None where it is float.
+        weight_levels_used: number of distinct integers stored; None as for ``weight_bits``.
+        fused: kernel on integers that onnxruntime runs the layer as at its default level, such as
+            ``QLinearConv``; None where it runs in float or that is not known.
+    """
+
+    name: str
+    op: str
+    weight_bits: int | None
+    activation_bits: int | None
+    weight_levels_used: int | None
+    fused: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "op": self.op,
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "weight_levels_used": self.weight_levels_used,
+            "fused": self.fused,
+        }
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of one run of both models, taken in turns.
+
+    Attributes:
+        fp32: milliseconds a run of the float model.
+        quantized: milliseconds a run of the quantised model.
+        batch: samples a run.
+        runs: timed runs of each model.
+    """
+
+    fp32: float
+    quantized: float
+    batch: int
+    runs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "fp32": _number(self.fp32),
+            "quantized": _number(self.quantized),
+            "batch": self.batch,
+            "runs": self.runs,
+        }
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """All that :func:`onnxq.verify.verify` found.
+
+    Attributes:
+        fp32: size of the float model, bytes, external data included.
+        quantized: size of the quantised model, bytes, external data included.
+        samples: number compared.
+        level: optimisation level at which ``outputs`` and ``latency_ms`` were taken: ``all``, or the
+            highest one that works; None where none does.
+        outputs: fidelity of each output, in the float model's order; empty where no level works.
+        loads: the four levels, from ``disable`` to ``all``.
+        latency_ms: None where it was not asked for or no level works.
+        bits: quantised layers in graph order.
+        kernels: operators of the optimised graph at the default level and how often each occurs;
+            empty where onnxruntime cannot build it.
+    """
+
+    fp32: int
+    quantized: int
+    samples: int
+    level: str | None
+    outputs: tuple[OutputFidelity, ...]
+    loads: tuple[LevelCheck, ...]
+    latency_ms: Latency | None
+    bits: tuple[LayerBits, ...]
+    kernels: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model works at every optimisation level."""
+        return all(check.ok for check in self.loads)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that ``onnxq verify --json`` prints: finite numbers or null only."""
+        return {
+            "fp32": self.fp32,
+            "quantized": self.quantized,
+            "samples": self.samples,
+            "level": self.level,
+            "outputs": {output.name: output.to_dict() for output in self.outputs},
+            "loads": {check.level: check.to_dict() for check in self.loads},
+            "latency_ms": None if self.latency_ms is None else self.latency_ms.to_dict(),
+            "bits": {layer.name: layer.to_dict() for layer in self.bits},
+            "kernels": dict(self.kernels),
+        }
