@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,13 +85,15 @@ def resample(image: jax.Array, angle: jax.Array, zoom: jax.Array, shift: jax.Arr
     centre = (SOURCE_SIZE - 1) / 2
     rows = zoom * (jnp.cos(angle) * down - jnp.sin(angle) * right) + centre - shift[0]
     columns = zoom * (jnp.sin(angle) * down + jnp.cos(angle) * right) + centre - shift[1]
-    return jax.scipy.ndimage.map_coordinates(image, [rows, columns], order=1) / 16
+    grid: jax.Array = jax.scipy.ndimage.map_coordinates(image, [rows, columns], order=1)
+    return grid / 16
 
 
 def prepare(images: np.ndarray) -> np.ndarray:
     """The images as the network takes them: (N, 8, 8) in 0..16 to (N, 1, 16, 16) in 0..1, float32."""
-    still = jax.vmap(lambda image: resample(image, jnp.zeros(()), jnp.ones(()), jnp.zeros(2)))
-    return np.asarray(still(jnp.asarray(images, jnp.float32)))[:, None]
+    n = len(images)
+    grids = jax.vmap(resample)(jnp.asarray(images, jnp.float32), jnp.zeros(n), jnp.ones(n), jnp.zeros((n, 2)))
+    return np.asarray(grids)[:, None]
 
 
 def augment(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -140,7 +143,8 @@ def forward(parameters: Arrays, statistics: Arrays, images: jax.Array, train: bo
     """The logits of the images, and the running statistics after them.
 
     Args:
-        parameters, statistics: as ``initialise`` lays them out.
+        parameters: weights, as ``initialise`` lays them out.
+        statistics: running mean and variance of each channel, likewise.
         images: (N, 1, 16, 16), float32.
         train: normalise by the batch and update the statistics, instead of normalising by the statistics.
 
@@ -208,9 +212,10 @@ def export(parameters: Arrays, statistics: Arrays) -> onnx.ModelProto:
         weights.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
         return name
 
-    def node(op: str, name: str, inputs: list[str], output: str = "", **attributes: object) -> str:
-        nodes.append(helper.make_node(op, inputs, [output or f"{name}:0"], name=name, **attributes))
-        return nodes[-1].output[0]
+    def node(op: str, name: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        output = output or f"{name}:0"
+        nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        return output
 
     x = "image"
     after: dict[str, str] = {}

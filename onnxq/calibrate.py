@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class Rows:
 
     Attributes:
         x: inputs in the network whose earlier layers are quantised, (G, R, K).
-        x_float: inputs in the float network, (G, R, K).
+        x_float: inputs in the float network, (G, R, K); ``x`` where they were not asked for.
         y: outputs of the float network before any clipping, (G, R, N).
         train: rows that may be fitted, (R,).
     """
@@ -58,7 +59,8 @@ class Calibration:
         model: the prepared float model.
         feeds: batches of samples; read once.
         sequential: keep a second copy for the network whose earlier layers are quantised.
-        memory_limit: bytes, shared by the spools and the rows.
+        memory_limit: bytes, shared by the spools, the rows and the solvers' copies of them.
+        float_rows: gather the float network's inputs of the rows too.
         seed: for the positions drawn.
         folder: where the spools may write.
     """
@@ -69,12 +71,13 @@ class Calibration:
         feeds: Iterable[Mapping[str, NDArray[np.generic]]],
         *,
         sequential: bool,
+        float_rows: bool,
         memory_limit: int,
         seed: int,
         folder: Path | None = None,
     ) -> None:
         self._model, self._seed = model, seed
-        self._row_bytes = memory_limit // 4
+        self._row_bytes, self._float_rows = memory_limit // 8, float_rows
         self._float = Spool(memory_limit // 8, folder)
         self._quantised = Spool(memory_limit // 8, folder) if sequential else self._float
         self._starts: list[int] = []
@@ -95,10 +98,16 @@ class Calibration:
     def _spools(self) -> tuple[Spool, ...]:
         return (self._float,) if self._quantised is self._float else (self._float, self._quantised)
 
-    def close(self) -> None:
+    def __enter__(self) -> Calibration:
+        """The calibration itself; what it wrote to disk goes when the block ends."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Remove what was written to disk."""
         for spool in self._spools:
-            spool.__exit__(None, None, None)
+            spool.__exit__(kind, error, trace)
 
     def observe(self, stage: Stage, extra: Iterable[str], progress: Progress) -> Observation:
         """Run the float network through a stage and gather what its layers' solvers need.
@@ -138,7 +147,7 @@ class Calibration:
         self,
         stage: Stage,
         inputs: Mapping[str, QuantParams | None],
-        constants: Mapping[str, Array],
+        constants: Mapping[tuple[str, str], Array],
         quantisers: Mapping[str, QuantParams],
         progress: Progress,
     ) -> None:
@@ -147,7 +156,7 @@ class Calibration:
         Args:
             stage: the one just observed.
             inputs: grid of each layer's input, by layer name; None where it stays in float.
-            constants: quantised weights and new biases, by the constant's name.
+            constants: quantised weights and new biases, by the constant's and the layer's name.
             quantisers: 8-bit grids of tensors quantised where they are made.
             progress: called with 1 after each batch.
         """
@@ -182,7 +191,7 @@ class Calibration:
         stage: Stage,
         outputs: Iterable[str],
         feed: Arrays,
-        constants: Mapping[str, Array],
+        constants: Mapping[tuple[str, str], Array],
         quantisers: Mapping[str, QuantParams],
     ) -> Session:
         types = {name: array.dtype for name, array in feed.items()}
@@ -190,7 +199,13 @@ class Calibration:
         return Session(proto, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
 
     def _draw(
-        self, stage: Stage, index: int, batch: int, seen: NDArray[np.generic], x: NDArray[np.generic], y: NDArray[np.generic]
+        self,
+        stage: Stage,
+        index: int,
+        batch: int,
+        seen: NDArray[np.generic],
+        x: NDArray[np.generic],
+        y: NDArray[np.generic],
     ) -> Rows:
         layer = stage.layers[index]
         rng = np.random.default_rng([self._seed, stage.depth, index, batch])
@@ -198,7 +213,7 @@ class Calibration:
         positions = draw_positions(layer, y.shape, count, rng)
         train = (self._starts[batch] + positions.sample) % HOLD_OUT != HOLD_OUT - 1
         rows = input_rows(layer, seen.astype(np.float32, copy=False), positions)
-        same = seen is x or self._quantised is self._float
+        same = not self._float_rows or self._quantised is self._float
         return Rows(
             x=rows,
             x_float=rows if same else input_rows(layer, x.astype(np.float32, copy=False), positions),
@@ -211,7 +226,7 @@ class Calibration:
         inputs = layer.parameters // layer.channels * (layer.window.groups if layer.window else 1)
         if layer.op == "ConvTranspose" and layer.window:
             inputs = layer.parameters // layer.weight_shape[1]
-        each = 4 * (2 * inputs + layer.channels) * len(stage.layers)
+        each = 4 * ((1 + self._float_rows) * inputs + layer.channels) * len(stage.layers)
         return int(np.clip(self._row_bytes // each, 256, MOST_ROWS))
 
 

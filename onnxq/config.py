@@ -65,6 +65,7 @@ class Config:
         container: how weights of 4 bits and less are stored: ``int4`` for a small file, ``int8`` for
             integer kernels on a CPU; ``auto`` is int4.
         samples: calibration samples to use at most; all when None.
+        equalise: bring the channels of a tensor to one range first, where the graph allows it exactly.
         second_order: start from error-propagating rounding instead of nearest rounding.
         refinement: the gradient part; used by the advanced preset.
         memory_limit: bytes that calibration and solving may take together, roughly, or a string such
@@ -79,6 +80,7 @@ class Config:
     mode: Literal["sequential", "parallel"] = "sequential"
     container: Literal["auto", "int4", "int8"] = "auto"
     samples: Annotated[int, Field(ge=1)] | None = None
+    equalise: bool = True
     second_order: bool = True
     refinement: Refinement = Field(default_factory=Refinement)
     memory_limit: Annotated[int, Field(ge=2**26)] = 2**30
@@ -93,7 +95,7 @@ class Config:
         """The lowest operator set that has the types asked for."""
         packed = any(b <= 4 for b in (self.weights, self.edge_weights)) and self.container != "int8"
         wide = 16 in (self.weights, self.activations, self.edge_weights)
-        return 21 if packed or wide or self.activations <= 4 else 13
+        return 21 if packed or wide else 13
 
     @property
     def edge_weights(self) -> int:
@@ -107,7 +109,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: names every field that is unknown or outside its range, and what it may be.
     """
-    prepared = {k: parse_size(v) if k == "memory_limit" else v for k, v in values.items()}
+    prepared = {k: parse_size(v) if k == "memory_limit" and isinstance(v, str) else v for k, v in values.items()}
     try:
         return TypeAdapter(Config).validate_python(prepared)
     except ValidationError as error:
@@ -152,8 +154,10 @@ def parse_size(value: int | str) -> int:
         if value.endswith(unit):
             try:
                 return int(float(value.removesuffix(unit)) * factor)
-            except ValueError:
+            except (ValueError, OverflowError):
                 break
     if value.isdigit():
         return int(value)
-    raise ConfigError(f"size {value!r} is not understood; write bytes or a number with {', '.join(UNITS)}, such as 2GiB.")
+    raise ConfigError(
+        f"size {value!r} is not understood; write bytes or a number with {', '.join(UNITS)}, such as 2GiB."
+    )

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxq.config import Config
 from onnxq.errors import UnsupportedError
-from onnxq.ir.layer import Layer, find_layers
+from onnxq.ir.layer import LAYER_OPS, Layer, find_layers
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import reads
 
@@ -107,6 +107,8 @@ def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...
     tensors = model.graph.tensors()
     final = {t.name for t in model.graph.outputs}
     inputs = {p.layer.input: p for p in planned}
+    names = {p.layer.name for p in planned}
+    in_float = {id(n) for n in model.graph.nodes if n.op in LAYER_OPS and n.name not in names}
     quantisers = []
     for plan in planned:
         if not plan.integer_kernel:
@@ -115,9 +117,19 @@ def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...
         bits = {p.activations for p in planned if p.layer.input == tensor.name}
         if bits and bits != {8}:
             continue  # its reader has another grid: a second rounding before it would cost accuracy
+        if _reaches(tensor, in_float):
+            continue  # between quantisers, onnxruntime would quantise that layer's weights on its own account
         like = tensor.name if bits else _carried_to(tensor, inputs, final)
         quantisers.append(Quantiser(tensor.name, like))
     return tuple(quantisers)
+
+
+def _reaches(tensor: gs.Tensor, wanted: set[int]) -> bool:
+    """Whether one of these nodes reads a tensor, directly or behind operators that only move values."""
+    return any(
+        id(node) in wanted or (node.op in TRANSPARENT and any(_reaches(t, wanted) for t in node.outputs))
+        for node in tensor.outputs
+    )
 
 
 def _carried_to(tensor: gs.Tensor, inputs: dict[str, LayerPlan], final: set[str]) -> str | None:
@@ -130,5 +142,3 @@ def _carried_to(tensor: gs.Tensor, inputs: dict[str, LayerPlan], final: set[str]
         if tensor.name in inputs:
             return tensor.name if inputs[tensor.name].activations == 8 else None
     return None
-
-

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from passes_oracle import build, constant, norm_constants, normal, ops, reasons, rewrite
 
+from onnxq.ir.load import load
 from onnxq.passes.fold_batchnorm import fold_batchnorm
 
 NORM = "BatchNormalization<epsilon = 0.001>"
@@ -40,15 +41,15 @@ def test_every_grouped_convolution_takes_in_a_batchnorm(
     op: str, groups: int, inner: int, outer: int, axes: int, bias: bool, seed: int
 ) -> None:
     shape = (groups * outer, inner) if op == "Conv" else (groups * inner, outer)
-    size = ",".join(["5"] * axes)
+    size, found = ",".join(["5"] * axes), ",".join("hwd"[:axes])
     weights = {"w": normal(seed, *shape, *[2] * axes), **norm_constants(groups * outer, seed=seed)}
     if bias:
         weights["d"] = normal(seed + 1, groups * outer)
-    text = f"""(float[2,{groups * inner},{size}] x) => (y) {{
+    text = f"""(float[2,{groups * inner},{size}] x) => (float[2,{groups * outer},{found}] y) {{
         c = {op}<group = {groups}>(x, w{", d" if bias else ""})
         y = {NORM}(c, s, b, m, v)
     }}"""
-    model = rewrite(build(text.replace("(y)", "(float y)"), **weights), fold_batchnorm)
+    model = rewrite(build(text, **weights), fold_batchnorm)
     assert ops(model) == [op]
 
 
@@ -192,13 +193,22 @@ def test_a_weight_that_a_branch_reads_too_is_copied(taken: bool) -> None:
     ],
 )
 def test_a_batchnorm_that_has_no_fixed_finite_map_is_left(norm: str, constants: dict, reason: str) -> None:
-    from onnxq.ir.load import load
-
     outputs = "y, rm, rv" if "training" in norm else "y"
     text = f"(float[1,3,4,4] x) => (float[1,3,4,4] y) {{ c = Conv(x, w) {outputs} = {norm}(c, s, b, m, v) }}"
     proto = build(text, **{"w": normal(0, 3, 3, 1, 1), **norm_constants(3), **constants})
     model = fold_batchnorm(load(proto))  # not run: what is computed is not finite, or follows the batch
     assert ops(model) == ["Conv", "BatchNormalization"] and reason in reasons(model)
+
+
+def test_a_batchnorm_of_another_width_than_its_neighbours_is_left() -> None:
+    text = f"""(float[1,4,4,4] x) => (float[1,4,4,4] y) {{
+        c = Conv(x, w)
+        n = {NORM}(c, s, b, m, v)
+        y = Conv(n, w)
+    }}"""
+    model = fold_batchnorm(load(build(text, w=normal(0, 4, 4, 1, 1), **norm_constants(3))))  # nothing runs it
+    assert ops(model) == ["Conv", "BatchNormalization", "Conv"]
+    assert "it has 3 channels and Conv 'Conv_0' has 4 and it has 3 channels and Conv 'Conv_2' reads 4" in reasons(model)
 
 
 def test_a_batchnorm_with_computed_constants_is_left_and_says_which() -> None:
@@ -270,8 +280,10 @@ def test_a_batchnorm_whose_output_something_else_reads_stays_before_its_layer() 
     }}"""
     model = rewrite(build(text, w=normal(0, 3, 3, 1, 1), **norm_constants(3)), fold_batchnorm)
     assert ops(model) == ["BatchNormalization", "Conv", "Relu"]
-    assert model.remarks[0].reason == (
-        "BatchNormalization is not folded because no node makes its input 'x' and Relu 'Relu_2' is no layer with weights"
+    (remark,) = model.remarks
+    assert remark.reason == (
+        "BatchNormalization is not folded because no node makes its input 'x'"
+        " and Relu 'Relu_2' is no layer with weights"
     )
 
 

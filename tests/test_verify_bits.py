@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import ModelError
 from onnxq.verify import LayerBits, audit_bits, verify
 
-CONTAINERS = {
+CONTAINERS: dict[int, tuple[int, int]] = {
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT8: (0, 255),
     TensorProto.INT16: (-32768, 32767),
@@ -23,7 +25,7 @@ CONTAINERS = {
 }
 
 
-def tensor(name: str, values: object, kind: int) -> onnx.TensorProto:
+def tensor(name: str, values: ArrayLike, kind: int) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(kind)), name)
 
 
@@ -31,8 +33,8 @@ def model(
     nodes: list[onnx.NodeProto],
     stored: list[onnx.TensorProto],
     *,
-    x: tuple[object, ...] = ("N", 4),
-    y: tuple[object, ...] = ("N", 4),
+    x: Sequence[str | int | None] = ("N", 4),
+    y: Sequence[str | int | None] = ("N", 4),
     opset: int = 21,
     functions: list[onnx.FunctionProto] | None = None,
 ) -> onnx.ModelProto:
@@ -58,13 +60,13 @@ def quantized_x(kind: int = TensorProto.UINT8, zero: int = 0) -> tuple[list[onnx
     return nodes, [tensor("xs", 0.0625, TensorProto.FLOAT), tensor("xz", zero, kind)]
 
 
-def weight(values: object, kind: int = TensorProto.INT8) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def weight(values: ArrayLike, kind: int = TensorProto.INT8) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """w → DQ → wd."""
     node = helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"])
     return [node], [tensor("w", values, kind), tensor("ws", 0.25, TensorProto.FLOAT)]
 
 
-def matmul(values: object, kind: int = TensorProto.INT8) -> onnx.ModelProto:
+def matmul(values: ArrayLike, kind: int = TensorProto.INT8) -> onnx.ModelProto:
     """A (N, 4) x (4, n) MatMul of quantised activations and stored weights."""
     (q, a), (d, b) = quantized_x(), weight(values, kind)
     width = np.shape(values)[1]

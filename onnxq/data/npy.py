@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from onnxq.data.feed import Piece, Signature
 from onnxq.errors import CalibrationError
+
+_READERS = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ def read_header(stream: IO[bytes]) -> Header:
         ValueError: not a .npy stream, or one that only Python objects (pickle) can be made from.
     """
     version = npy_format.read_magic(stream)
-    if version == (1, 0):
-        header = Header(*npy_format.read_array_header_1_0(stream))
-    elif version == (2, 0):
-        header = Header(*npy_format.read_array_header_2_0(stream))
-    else:
-        # Version 3 exists for field names of structured types, and no model takes those.
+    # Version 3 exists for field names of structured types, and no model takes those.
+    if version not in _READERS:
         raise ValueError(f"version {version[0]}.{version[1]} of the format is not supported")
+    try:
+        header = Header(*_READERS[version](stream))
+    except (SyntaxError, TokenError) as error:  # numpy reads the header as a Python expression
+        raise ValueError("its header is damaged") from error
     if header.dtype.hasobject:
         raise ValueError("it holds Python objects instead of numbers")
     return header

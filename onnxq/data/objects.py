@@ -62,7 +62,7 @@ class Batches:
     def name(self) -> str:
         """What it is, and that a generator runs only once: the likeliest reason why nothing came."""
         kind = type(self.values).__name__
-        once = ", which can be read only once" if isinstance(self.values, Iterator) else ""
+        once = " (which can be read only once)" if isinstance(self.values, Iterator) else ""
         return f"the {kind} given{once}"
 
     def pieces(self, signature: Signature, rows: int) -> Iterator[Piece]:

@@ -19,8 +19,8 @@ orientation in the EXIF data alone.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -42,7 +42,13 @@ _FILTERS = {
 
 
 def _number(value: object) -> object:
-    return float(Fraction(value)) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    above, _, below = value.partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except ZeroDivisionError as error:
+        raise ValueError("division by zero") from error
 
 
 def _one_or_more(value: object) -> object:
@@ -100,17 +106,19 @@ def read_preprocess(path: Path) -> Preprocess:
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Preprocess(**values)
     except OSError as error:
         raise CalibrationError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    except ValidationError as error:
-        problems = "; ".join(dict.fromkeys(_told(problem) for problem in error.errors()))
-        raise CalibrationError(f"{path} does not describe a preprocessing: {problems}") from error
     except ValueError as error:  # both of tomllib and of text that is not UTF-8
         raise CalibrationError(f"{path} is not a TOML file ({error}): correct it") from error
+    try:
+        return Preprocess(**values)
+    except ValidationError as error:
+        # Each alternative of a union adds a problem of its own; in our words they are one.
+        problems = "; ".join(dict.fromkeys(_told(problem, values) for problem in error.errors()))
+        raise CalibrationError(f"{path} does not describe a preprocessing: {problems}") from error
 
 
-def _told(problem: Any) -> str:
+def _told(problem: Any, values: Mapping[str, Any]) -> str:
     """One problem that pydantic found, in the words of this specification."""
     known = {field.name: field.default for field in fields(Preprocess)}
     expected = {key: default.description for key, default in known.items() if isinstance(default, FieldInfo)}
@@ -119,8 +127,7 @@ def _told(problem: Any) -> str:
     key = str(problem["loc"][0])
     if key not in expected:
         return f"key {key!r} is unknown (known are {', '.join(expected)})"
-    value = f"{key} is {problem['input']!r}" if len(problem["loc"]) == 1 else f"{key} holds {problem['input']!r}"
-    return f"{value} where it must be {expected[key]}"
+    return f"{key} is {values[key]!r} where it must be {expected[key]}"
 
 
 def prepare(image: Image.Image, spec: Preprocess) -> NDArray[Any]:

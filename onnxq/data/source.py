@@ -122,7 +122,7 @@ def open_source(data: Data) -> Source:
     if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
         return Batches(data)
     raise CalibrationError(
-        f"samples cannot be read from a {type(data).__name__}: "
+        f"samples cannot be read from an object of type {type(data).__name__}: "
         "give a path, an array, a mapping {input: array} or an iterable of batches"
     )
 
@@ -134,7 +134,7 @@ def _source_at(path: Path) -> Source:
     if path.is_dir() and not (path / SPECIFICATION).exists():
         return NpyFolder(path)
     if path.is_dir() or suffix == ".toml":
-        # PIL and pydantic load only for those who have images.
+        # PIL loads only for those who have images.
         from onnxq.data.image_folder import ImageFolder
 
         return ImageFolder.described_by(path / SPECIFICATION if path.is_dir() else path)

@@ -109,7 +109,7 @@ def check_names(found: Collection[str], signature: Signature, origin: str) -> No
 def _check_shape(found: TensorInfo, wanted: TensorInfo, signature: Signature, origin: str) -> None:
     shape = found.shape or ()
     if wanted.shape is None:
-        expected: tuple[int | None, ...] = shape or (None,)
+        expected: tuple[int | None, ...] = shape or ((None,) if signature.has_sample_axis else ())
     elif signature.has_sample_axis:
         expected = (None, *wanted.shape[1:])
     else:

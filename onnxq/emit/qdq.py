@@ -7,10 +7,11 @@ The rules, each measured (a test holds each):
    instruction of x86 CPUs without VNNI that adds pairs of products in 16 bits and saturates. Weights of
    7 bits and less cannot saturate there and stay signed.
 2. 8-bit activations are unsigned; after a ReLU the zero point is 0, so that merging the two is exact.
-3. A bias is int32 with scale s_x·s_w, the only one that integer kernels accept.
-4. A grid narrower than its container is kept by a Clip before the QuantizeLinear.
-5. 4-bit activations are stored as uint4 only where the layer's weights are stored in 4 bits too: the mixed
-   form with a 4-bit output does not load. Otherwise they are a narrowed 8-bit grid.
+3. A bias is int32 with scale s_x·s_w, the only one that integer kernels accept. Beside 16-bit grids, which
+   no integer kernel takes, it has a finer scale of its own: onnxruntime would put a float one on s_x·s_w,
+   where it may overflow.
+4. Activations of less than 8 bits are a narrowed 8-bit grid, kept by a Clip before the QuantizeLinear. As
+   uint4 they would not load behind a Clip or a MaxPool, nor before a layer with other weights.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from onnxq.ir.model import Model
 from onnxq.ir.order import sort_nodes, subgraphs
 from onnxq.ir.save import to_proto
 from onnxq.plan import LayerPlan, Plan
-from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale
+from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale, free_bias_scale
 from onnxq.quant.spec import QuantParams
 
 
@@ -56,7 +57,7 @@ def emit(
         layer, solution = layer_plan.layer, solutions[layer_plan.layer.name]
         packed = solution.weight.spec.bits <= 4 and config.container != "int8"
         if solution.input is not None and layer.input not in outputs:
-            writer.quantise_input(layer, solution.input, packed)
+            writer.quantise_input(layer, solution.input)
         writer.quantise_weight(layer, solution, packed)
         writer.write_bias(layer_plan, solution)
     return writer.finish()
@@ -84,10 +85,10 @@ class _Writer:
         for node in readers:
             _redirect(node, tensor, quantised)
 
-    def quantise_input(self, layer: Layer, params: QuantParams, packed: bool) -> None:
+    def quantise_input(self, layer: Layer, params: QuantParams) -> None:
         """Put a Q/DQ pair before a layer; layers that read the same tensor on the same grid share it."""
-        dtype = _activation_type(params, packed)
-        key = (layer.input, f"{np.dtype(dtype)} {params.spec.bits} {float(params.scale)!r} {params.zero_point}")
+        dtype = np.uint16 if params.spec.bits == 16 else np.uint8
+        key = (layer.input, f"{params.spec.bits} {float(params.scale)!r} {params.zero_point}")
         if key not in self._pairs:
             self._pairs[key] = self._pair(layer.input, layer.input, params, dtype, None)
         self._nodes[layer.name].input[0] = self._pairs[key]
@@ -111,14 +112,15 @@ class _Writer:
         self._nodes[layer.name].input[1] = output
 
     def write_bias(self, plan: LayerPlan, solution: LayerSolution) -> None:
-        """Store the bias: int32 on the layer's own grid, or float where the product stays in float."""
+        """Store the bias: int32 where the input is quantised, float for a MatMul and where it is not."""
         layer, bias = plan.layer, solution.bias
         if bias is None:
             return
         base = layer.bias if layer.bias and self._sole_reader(layer.bias) else f"{layer.name}/bias"
-        quantised = layer.op != "MatMul" and solution.input is not None and max(plan.weights, plan.activations) <= 8
-        if quantised and solution.input is not None:
-            scale = bias_scale(solution.input.scale, solution.weight.scale, len(bias))
+        if layer.op != "MatMul" and solution.input is not None:
+            wide = max(plan.weights, plan.activations) > 8
+            shared = bias_scale(solution.input.scale, solution.weight.scale, len(bias))
+            scale = free_bias_scale(bias) if wide else shared
             zeros = np.zeros(len(bias), np.int32)
             name = self._dequantise(base, bias_integers(bias, scale), scale, zeros, 0)
         else:
@@ -146,14 +148,18 @@ class _Writer:
         """Q and DQ behind a tensor, a Clip before them where the grid is narrower than its type."""
         scale = self._constant(f"{base}/scale", np.asarray(params.scale, np.float32))
         zero = self._constant(f"{base}/zero_point", np.asarray(params.zero_point).astype(dtype))
-        if 2**params.spec.bits - 1 < int(_type_range(dtype)):
+        if 2**params.spec.bits - 1 < np.iinfo(dtype).max:
             low = self._constant(f"{base}/low", np.asarray(params.lowest, np.float32))
             high = self._constant(f"{base}/high", np.asarray(params.highest, np.float32))
             source = self._node("Clip", [source, low, high], f"{base}/clipped")
         quantised = self._node("QuantizeLinear", [source, scale, zero], f"{base}/quantized")
-        return self._node("DequantizeLinear", [quantised, scale, zero], output or f"{base}/dequantized", fixed=bool(output))
+        return self._node(
+            "DequantizeLinear", [quantised, scale, zero], output or f"{base}/dequantized", fixed=bool(output)
+        )
 
-    def _dequantise(self, base: str, stored: NDArray[np.generic], scale: NDArray[np.float32], zeros: NDArray[np.generic], axis: int) -> str:
+    def _dequantise(
+        self, base: str, stored: NDArray[np.generic], scale: NDArray[np.float32], zeros: NDArray[np.generic], axis: int
+    ) -> str:
         names = [
             self._constant(f"{base}/quantized", stored),
             self._constant(f"{base}/scale", scale),
@@ -182,18 +188,6 @@ class _Writer:
 
     def _sole_reader(self, tensor: str) -> bool:
         return sum(list(_all_reads(n)).count(tensor) for n in self._graph.node) == 1
-
-
-def _activation_type(params: QuantParams, packed: bool) -> type:
-    if params.spec.bits == 16:
-        return np.uint16
-    if params.spec.bits <= 4 and packed:
-        return ml_dtypes.uint4
-    return np.uint8
-
-
-def _type_range(dtype: type) -> int:
-    return {np.uint8: 255, np.uint16: 65535, ml_dtypes.uint4: 15}[dtype]
 
 
 def _all_reads(node: onnx.NodeProto) -> Sequence[str]:

@@ -34,7 +34,9 @@ class Spool:
         """The spool itself; its folder goes when the block ends."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Remove the folder."""
         self._folder.cleanup()
 
@@ -63,7 +65,9 @@ class Spool:
 
     def get(self, batch: int, names: Iterable[str]) -> Arrays:
         """Stored arrays of one batch."""
-        return {n: self._memory[batch, n] if (batch, n) in self._memory else np.load(self._files[batch, n]) for n in names}
+        return {
+            n: self._memory[batch, n] if (batch, n) in self._memory else np.load(self._files[batch, n]) for n in names
+        }
 
     def drop(self, keys: Iterable[tuple[int, str]]) -> None:
         """Forget arrays; keys that are not there are passed over."""

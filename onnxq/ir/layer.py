@@ -81,12 +81,13 @@ class Layer:
 def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
     """The layers of a prepared model in graph order, and why other candidates are none."""
     inner = {t.name for node in model.graph.nodes for g in node.subgraphs() for n in g.nodes for t in n.inputs}
+    overridable = {t.name for t in model.graph.inputs if isinstance(t, gs.Constant)}
     layers: list[Layer] = []
     remarks: list[Remark] = []
     for node in model.graph.nodes:
         if node.op not in LAYER_OPS or node.domain not in (None, "", "ai.onnx"):
             continue
-        reason = _obstacle(node)
+        reason = _obstacle(node, overridable)
         if reason:
             remarks.append(Remark(node.name, reason))
         else:
@@ -101,7 +102,10 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
     return tuple(layers), tuple(remarks)
 
 
-def _obstacle(node: gs.Node) -> str | None:
+def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
+    named = [t.name for t in node.inputs[1:] if t.name in overridable]
+    if named:
+        return f"{named[0]} is also a graph input, which a caller may override: left in float"
     if node.op == "MatMul" and not any(isinstance(t, gs.Constant) for t in node.inputs):
         return "product of two activations: left in float"
     weight, data = node.inputs[1], node.inputs[0]
@@ -121,6 +125,8 @@ def _obstacle(node: gs.Node) -> str | None:
         return "auto_pad over an open size: left in float"
     if len(node.inputs) > 2 and not isinstance(node.inputs[2], gs.Constant) and node.inputs[2].name:
         return "its bias is computed, not a constant: left in float"
+    if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name and len(node.inputs[2].shape) != 1:
+        return "its bias differs from row to row: left in float"
     return None
 
 

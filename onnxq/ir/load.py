@@ -118,13 +118,15 @@ def _check(proto: onnx.ModelProto, name: str) -> None:
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
     """Give each node a name of its own: layers are known by it from here to the report."""
+    given = {node.name for node in graph.node}
     taken: set[str] = set()
     for index, node in enumerate(graph.node):
-        name = node.name or f"{node.op_type}_{index}"
-        while name in taken:
-            name = f"{name}_{index}"
-        taken.add(name)
-        node.name = name
+        if not node.name or node.name in taken:
+            name = f"{node.name or node.op_type}_{index}"
+            while name in given or name in taken:
+                name = f"{name}_{index}"
+            node.name = name
+        taken.add(node.name)
 
 
 def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelProto:
@@ -139,7 +141,7 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
     try:
         raised = version_converter.convert_version(proto, minimum)
         checker.check_model(raised)
-    except (RuntimeError, checker.ValidationError) as error:
+    except (RuntimeError, version_converter.ConvertError, checker.ValidationError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise UnsupportedError(
             f"{name} has opset {opset} and cannot be raised to opset {minimum}, which the asked bits need ({reason}); "

@@ -41,7 +41,7 @@ class FoldedBatchNorm:
 
     Attributes:
         layer: name of the node that took it in.
-        gamma: scale, (C,), float32; also the standard deviation of the layer's float output.
+        gamma: scale, (C,), float32; its magnitude is the standard deviation of the layer's float output.
         beta: shift, (C,), float32; also the mean of the layer's float output.
         epsilon: added to the variance.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from onnxq.ir.model import Model
 from onnxq.ir.order import subgraphs
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
-IR_OF_OPSET = ((25, 12), (23, 11), (21, 10), (19, 9), (15, 8), (13, 7), (0, 4))
+IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
@@ -74,6 +73,8 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
                 _write(draft, proto.SerializeToString(deterministic=True))
             else:
                 onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
+                # Writing left references to the file in place of the weights: the caller gets them back.
+                onnx.load_external_data_for_model(proto, folder)
                 os.replace(f"{draft}.data", f"{path}.data")
             os.replace(draft, path)
         except OSError as error:
@@ -89,15 +90,15 @@ def write_text(path: Path, text: str) -> None:
         OutputError: the disk is full, or the place cannot be written.
     """
     check_writable(path)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        _write(Path(draft), text.encode())
-        os.replace(draft, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise OutputError(f"output {path} could not be written: {error.strerror}; nothing was left behind.") from error
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        try:
+            _write(draft, text.encode())
+            os.replace(draft, path)
+        except OSError as error:
+            raise OutputError(
+                f"output {path} could not be written: {error.strerror}; nothing was left behind."
+            ) from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -49,7 +49,7 @@ class Stage:
 def split_stages(model: Model, layers: Sequence[Layer]) -> tuple[Stage, ...]:
     """Cut a model in topological order into stages around the given layers."""
     by_name = {layer.name: layer for layer in layers}
-    depth: dict[str, int] = {t.name: 0 for t in model.graph.inputs}
+    depth: dict[str, int] = {t.name: 0 for t in model.graph.inputs if not isinstance(t, gs.Constant)}
     node_depth: dict[str, int] = {}
     for node in model.graph.nodes:
         at = max((depth.get(t.name, 0) for t in reads(node)), default=0) + (node.name in by_name)
@@ -107,7 +107,7 @@ def stage_model(
     stage: Stage,
     outputs: Sequence[str],
     types: Mapping[str, np.dtype[np.generic]],
-    constants: Mapping[str, NDArray[np.float32]],
+    constants: Mapping[tuple[str, str], NDArray[np.float32]],
     quantisers: Mapping[str, QuantParams],
 ) -> onnx.ModelProto:
     """A stage as a model that onnxruntime runs.
@@ -117,7 +117,8 @@ def stage_model(
         stage: which part of it.
         outputs: names of the tensors it gives back.
         types: element types of the tensors it reads.
-        constants: values to put in place of constants (quantised weights and biases), by name.
+        constants: values to put in place of constants (quantised weights and biases) for one layer, by
+            the constant's and the layer's name.
         quantisers: tensors to quantise to 8 bits where they are made.
     """
     wanted = set(stage.nodes)
@@ -129,9 +130,6 @@ def stage_model(
     )
     proto = gs.export_onnx(graph, do_type_check=False)
     proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
-    for tensor in proto.graph.initializer:
-        if tensor.name in constants:
-            tensor.CopyFrom(numpy_helper.from_array(constants[tensor.name], tensor.name))
     inputs = {name: types[name] for name in stage.reads}
     layer_of = {layer.name: layer for layer in stage.layers}
     for node in proto.graph.node:
@@ -139,14 +137,30 @@ def stage_model(
         if layer:
             node.input[0] = QUANTISED_INPUT.format(layer.input, layer.name)
             inputs[node.input[0]] = np.dtype(np.float32)
+    for layer in stage.layers:
+        _replace_constants(proto.graph, layer, constants)
     for name, params in quantisers.items():
         _quantise(proto.graph, name, params)
     proto.graph.input.extend(
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None) for name, dtype in inputs.items()
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)
+        for name, dtype in inputs.items()
     )
     del proto.graph.value_info[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return proto
+
+
+def _replace_constants(
+    graph: onnx.GraphProto, layer: Layer, constants: Mapping[tuple[str, str], NDArray[np.float32]]
+) -> None:
+    """Let one layer read other values, while whoever shares the constant with it keeps reading the old ones."""
+    for node in graph.node:
+        if node.name != layer.name and layer.output not in node.output:
+            continue
+        for i, name in enumerate(node.input):
+            if (name, layer.name) in constants:
+                node.input[i] = QUANTISED_INPUT.format(name, layer.name)
+                graph.initializer.append(numpy_helper.from_array(constants[name, layer.name], node.input[i]))
 
 
 def _quantise(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:

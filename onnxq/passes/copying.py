@@ -55,4 +55,6 @@ def _copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
 def _copy_attribute(value: Any, twins: dict[int, gs.Tensor]) -> Any:
     if isinstance(value, gs.Graph):
         return _copy(value, twins)
+    if isinstance(value, gs.Tensor):
+        return _copy_tensor(value)
     return list(value) if isinstance(value, list) else value

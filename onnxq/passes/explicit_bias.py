@@ -5,8 +5,8 @@ A shared bias is given to each layer as a copy of its own, because each layer's 
 
 from __future__ import annotations
 
-import onnx_graphsurgeon as gs
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxq.ir.model import Model
 from onnxq.passes.draft import Draft, op_of

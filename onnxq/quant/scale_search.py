@@ -59,7 +59,7 @@ def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
     if histogram.low >= 0:
         candidates = [(0.0, histogram.high * r) for r in CLIP_RATIOS]
     else:
-        coarse = CLIP_RATIOS[::4]
+        coarse = CLIP_RATIOS[::-4]  # the whole range among them: 16-bit grids have no use for clipping
         candidates = [(histogram.low * r, histogram.high * t) for r in coarse for t in coarse]
     params = min((_params(low, high, spec) for low, high in candidates), key=lambda p: _error(values, counts, p))
     if histogram.low < 0:
@@ -68,6 +68,15 @@ def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
         refined = [_params(low * r, high * t, spec) for r in near for t in near]
         params = min([params, *refined], key=lambda p: _error(values, counts, p))
     return params
+
+
+def stretched(params: QuantParams, low: float, high: float) -> QuantParams:
+    """The grid with its lower and upper end moved by factors; a grid that starts at zero keeps that."""
+    spec = params.spec
+    if params.zero_point == spec.qmin:
+        scale = np.maximum(params.scale * np.float32(high), SMALLEST_SCALE)
+        return QuantParams(spec=spec, scale=np.asarray(scale, np.float32), zero_point=params.zero_point)
+    return _params(float(params.lowest) * low, float(params.highest) * high, spec)
 
 
 def _params(low: float, high: float, spec: QuantSpec) -> QuantParams:

@@ -12,6 +12,9 @@ from onnxq.quant.spec import QuantParams
 INT32_ROOM = 2**30
 """Largest integer a bias may take: half of int32, the other half is for the accumulated products."""
 
+SMALLEST_BIAS = np.float32(2.0**-60)
+"""Magnitude below which a bias is as good as zero."""
+
 
 @dataclass(frozen=True)
 class LayerSolution:
@@ -45,13 +48,23 @@ class LayerSolution:
         return self.integers.astype(np.float32) * self.weight.scale.reshape(shape)
 
 
-def bias_scale(input_scale: NDArray[np.float32], weight_scale: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+def bias_scale(
+    input_scale: NDArray[np.float32], weight_scale: NDArray[np.float32], channels: int
+) -> NDArray[np.float32]:
     """Scale of an int32 bias, s_x · s_w, (channels,); groups that share scales repeat them."""
     product = (np.float32(input_scale) * weight_scale).astype(np.float32)
     return np.tile(product, channels // len(product))
 
 
-def smallest_weight_scale(bias: NDArray[np.float32], input_scale: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+def free_bias_scale(bias: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale of an int32 bias that no integer kernel adds, (channels,): so fine that float32 holds no more."""
+    scale: NDArray[np.float32] = (np.maximum(np.abs(bias), SMALLEST_BIAS) / np.float32(INT32_ROOM)).astype(np.float32)
+    return scale
+
+
+def smallest_weight_scale(
+    bias: NDArray[np.float32], input_scale: NDArray[np.float32], columns: int
+) -> NDArray[np.float32]:
     """Weight scales below which the bias would not fit int32, (columns,).
 
     A nearly dead channel has tiny weights, hence a tiny scale, but may carry a large bias:

@@ -1,0 +1,1 @@
+"""What onnxq did and found, as values, as text and as a page."""

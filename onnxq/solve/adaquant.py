@@ -134,7 +134,9 @@ def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Set
     behind_relu = grid is None or grid.zero_point == grid.spec.qmin
     steps = 1.0 if grid is None else float(grid.spec.qmax - grid.spec.qmin)
     spread = float(np.std(problem.y.clip(problem.low, problem.high)))
-    numbers = (1.0, 0.0, 0.0, 0.0) if grid is None else (float(grid.scale), grid.zero_point, grid.spec.qmin, grid.spec.qmax)
+    numbers = (
+        (1.0, 0.0, 0.0, 0.0) if grid is None else (float(grid.scale), grid.zero_point, grid.spec.qmin, grid.spec.qmax)
+    )
     f = partial(jnp.asarray, dtype=jnp.float32)
     return Setting(
         scale=f(start.scale),
@@ -165,7 +167,9 @@ def _fake_quantize(x: jax.Array, scale: ArrayLike, zero: ArrayLike, qmin: ArrayL
     return dequantize(straight_through(quantize(x, scale, jnp.round(zero), qmin, qmax), smooth), scale, zero)
 
 
-def predict(unknowns: Unknowns, setting: Setting, x: jax.Array, keep: jax.Array | None, x_float: jax.Array | None) -> jax.Array:
+def predict(
+    unknowns: Unknowns, setting: Setting, x: jax.Array, keep: jax.Array | None, x_float: jax.Array | None
+) -> jax.Array:
     """Activated output of the quantised layer for rows x, (G, R, N).
 
     Args:
@@ -212,7 +216,9 @@ def _descend(
         made = predict(unknowns, setting, chosen, keep, x_float[:, rows] if x_float is not None and mix else None)
         return jnp.square((made - wanted) / setting.deviation).mean()
 
-    def step(carry: tuple[Unknowns, optax.OptState, jax.Array], rows: jax.Array) -> tuple[tuple[Unknowns, optax.OptState, jax.Array], jax.Array]:
+    def step(
+        carry: tuple[Unknowns, optax.OptState, jax.Array], rows: jax.Array
+    ) -> tuple[tuple[Unknowns, optax.OptState, jax.Array], jax.Array]:
         unknowns, state, count = carry
         value, gradient = jax.value_and_grad(loss)(unknowns, rows, jax.random.fold_in(key, count))
         direction, state = adam.update(gradient, state)
@@ -220,7 +226,9 @@ def _descend(
         unknowns = jax.tree.map(lambda p, r, d: p - decay * r * d, unknowns, setting.rates, direction)
         return (unknowns, state, count + 1), value
 
-    def stretch(carry: tuple[Unknowns, optax.OptState, jax.Array, Unknowns, jax.Array], rows: jax.Array) -> tuple[tuple[Unknowns, optax.OptState, jax.Array, Unknowns, jax.Array], jax.Array]:
+    def stretch(
+        carry: tuple[Unknowns, optax.OptState, jax.Array, Unknowns, jax.Array], rows: jax.Array
+    ) -> tuple[tuple[Unknowns, optax.OptState, jax.Array, Unknowns, jax.Array], jax.Array]:
         unknowns, state, count, best, least = carry
         (unknowns, state, count), values = lax.scan(step, (unknowns, state, count), rows)
         value = loss(unknowns, held, None)

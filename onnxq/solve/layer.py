@@ -14,7 +14,7 @@ from onnxq.ir.linear_form import scales_are_shared, stored_weight, weight_matrix
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import QuantParams, weight_spec
 from onnxq.solve.problem import Array, LayerProblem, Solution
-from onnxq.solve.start import nearest, scored, second_order
+from onnxq.solve.start import fitted_input, nearest, scored, second_order
 
 
 def make_problem(
@@ -61,6 +61,7 @@ def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) 
     """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored."""
     began = time.perf_counter()
     plain = nearest(problem)
+    problem = fitted_input(problem)
     solution = second_order(problem) if config.second_order else plain
     if config.preset == "advanced":
         from onnxq.solve.adaquant import refine  # JAX takes a second to load, and the light preset does without
@@ -85,13 +86,14 @@ def _settle(layer: Layer, problem: LayerProblem, solution: Solution) -> Solution
     """Widen the steps of channels whose bias would overflow int32, and put the bias on its grid."""
     if solution.input is None or not problem.fit_bias:
         return solution
+    if layer.op == "MatMul" or max(problem.weight_spec.bits, solution.input.spec.bits) > 8:
+        return solution  # no integer kernel adds its bias
     groups, channels = solution.scale.shape
     columns = channels if problem.shared_scales else groups * channels
     least = smallest_weight_scale(solution.bias.reshape(-1), solution.input.scale, columns).reshape(-1, channels)
     scale = np.maximum(solution.scale, least).astype(np.float32)
     integers = (solution.integers * (solution.scale / scale)[:, None]).round().astype(np.float32)
     stored = scale[0] if problem.shared_scales else scale.reshape(-1)
-    bias = solution.bias
-    if layer.op != "MatMul" and max(problem.weight_spec.bits, solution.input.spec.bits) <= 8:
-        bias = on_bias_grid(bias.reshape(-1), bias_scale(solution.input.scale, stored, layer.channels)).reshape(bias.shape)
+    grid = bias_scale(solution.input.scale, stored, layer.channels)
+    bias = on_bias_grid(solution.bias.reshape(-1), grid).reshape(solution.bias.shape)
     return replace(solution, scale=scale, integers=integers, bias=bias)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.affine import quantize
-from onnxq.quant.scale_search import weight_scale
+from onnxq.quant.scale_search import stretched, weight_scale
+from onnxq.quant.spec import QuantParams
 from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows
 from onnxq.solve.second_order import (
     Moments,
@@ -22,6 +25,12 @@ Array = NDArray[np.float32]
 DAMPINGS = (0.003, 0.03, 0.3)
 """Ridges tried, as fractions of the mean of H's diagonal."""
 
+GRID_ROWS = 1024
+"""Rows on which grids of the input are compared."""
+
+GRID_STEPS = (1.25, 1.08, 1.02)
+"""Factors by which an end of the input's range is moved at a time."""
+
 SCALE_ROUNDS = 2
 """Times that scales are fitted to the integers and the integers rounded again."""
 
@@ -36,6 +45,30 @@ def search_scale(problem: LayerProblem, weight: Array, importance: Array | None 
     columns = weight.transpose(0, 2, 1).reshape(groups * channels, inputs)
     h = None if importance is None else np.repeat(importance, channels, axis=0)
     return weight_scale(columns, problem.weight_spec, h).reshape(groups, channels)
+
+
+def fitted_input(problem: LayerProblem) -> LayerProblem:
+    """The problem with the input's grid chosen by what it does to the layer's output.
+
+    A grid of least error on the input itself weighs every channel alike; here both ends of its range
+    are moved, one after the other, wherever E‖(Q(x) − x)·W‖² behind the layer's own weights falls.
+    """
+    grid = problem.input
+    if grid is None or not problem.fit_input or grid.spec.bits > 8:  # a 16-bit grid has clipping to lose alone
+        return problem
+    rows = np.flatnonzero(problem.train)
+    x = problem.x[:, rows[:: -(-len(rows) // GRID_ROWS)]]
+
+    def error(candidate: QuantParams) -> float:
+        gap = quantised_rows(x, candidate) - x
+        return float(np.square(np.matmul(gap, problem.weight)).mean(dtype=np.float64))
+
+    least = error(grid)
+    for step in GRID_STEPS:
+        for low, high in ((1.0, step), (step, 1.0), (1.0, 1 / step), (1 / step, 1.0)):
+            while (candidate := stretched(grid, low, high)) != grid and (trial := error(candidate)) < least:
+                grid, least = candidate, trial
+    return replace(problem, input=grid)
 
 
 def nearest(problem: LayerProblem) -> Solution:

@@ -22,11 +22,12 @@ def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
     """The real bits of every quantised Conv, ConvTranspose, Gemm and MatMul, subgraphs included.
 
     A layer is quantised where its weight comes from a DequantizeLinear of stored integers, or where
-    both operands are activations from QuantizeLinear and DequantizeLinear pairs. Layers with float weights are left
-    out, as are weights stored as floats before a QuantizeLinear.
+    both operands are activations from a QuantizeLinear and a DequantizeLinear. Layers with float
+    weights are left out, those with weights stored as floats before a QuantizeLinear among them.
 
     Weights need ⌈log₂(max − min + 1)⌉ bits over all stored integers, at most their container's.
-    Activations have their grid's bits, narrowed by a Clip before the QuantizeLinear.
+    Activations have their container's bits, or as many as a Clip right before the QuantizeLinear
+    leaves: ⌈log₂ n⌉ where n codes lie within the Clip.
 
     Args:
         model: path or proto.
@@ -40,8 +41,8 @@ def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
     proto, folder = read_model(model, "quantised")
     if proto.functions:
         proto = inline_local_functions(proto)
-    layers = ((name, _layer(name, scope, node)) for name, scope, node in named_layers(Scope(proto.graph, folder)))
-    return tuple(bits for _, bits in layers if bits is not None)
+    layers = (_layer(name, scope, node) for name, scope, node in named_layers(Scope(proto.graph, folder)))
+    return tuple(layer for layer in layers if layer is not None)
 
 
 def named_layers(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:

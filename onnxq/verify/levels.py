@@ -94,10 +94,9 @@ def _problem(expected: NDArray[Any], found: NDArray[Any]) -> str | None:
     if expected.shape != found.shape:
         return f"has shape {found.shape}, but {expected.shape} at level {LEVELS[0]}"
     a, b = expected.astype(np.float64), found.astype(np.float64)
-    broken = np.count_nonzero(np.isfinite(a) != np.isfinite(b))
-    return (
-        f"has {broken} values that are NaN or infinite there or at level {LEVELS[0]}, not at both" if broken else None
-    )
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    broken = np.count_nonzero(~same & ~(np.isfinite(a) & np.isfinite(b)))
+    return f"is NaN or infinite in {broken} places where level {LEVELS[0]} differs" if broken else None
 
 
 def _largest(values: NDArray[Any], *, minus: NDArray[Any] | None = None) -> float:

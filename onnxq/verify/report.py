@@ -61,7 +61,7 @@ class LevelCheck:
 
     Attributes:
         level: ``disable``, ``basic``, ``extended`` or ``all`` (what people run).
-        ok: the model loads, runs, and is finite wherever level ``disable`` is.
+        ok: the model loads, runs, and is NaN or infinite only where level ``disable`` is too.
         max_abs_diff: largest difference from ``disable`` over all outputs, in the output's unit;
             None where either level does not work.
         relative_diff: largest over the outputs of the difference divided by the largest magnitude in

@@ -32,7 +32,7 @@ _PRESERVING: Final = frozenset(
         "Unsqueeze",
     }
 )
-"""Operators whose output holds values of their first input only (``Pad`` adds a constant of the same grid)."""
+"""Operators whose output holds values of their first input only (``Pad`` adds one constant)."""
 
 
 class Scope:

@@ -1,0 +1,135 @@
+"""Finished layers on disk, so that a run that was stopped goes on where it was.
+
+Each layer's solution is one file, written whole or not at all. A folder belongs to one model, one
+configuration and one calibration set: their fingerprint is kept beside the layers, and a resume with
+another one is refused. Seconds are not part of a solution's identity and are kept as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from onnxq.errors import ConfigError, OutputError
+from onnxq.quant.solution import LayerSolution
+from onnxq.quant.spec import Granularity, QuantParams, QuantSpec
+
+FINGERPRINT = "fingerprint"
+
+
+class Checkpoint:
+    """A folder of finished layers; None stands for no folder, and remembers nothing.
+
+    Args:
+        folder: where to keep them; made where it does not exist.
+        fingerprint: of everything the solutions depend on.
+        resume: use what is there; otherwise the folder must hold no layers yet.
+
+    Raises:
+        ConfigError: the folder holds another run's layers, or layers although no resume was asked for.
+        OutputError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str, *, resume: bool) -> None:
+        self._folder = folder
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark = folder / FINGERPRINT
+            found = mark.read_text() if mark.exists() else None
+            if found is not None and not resume:
+                raise ConfigError(
+                    f"work directory {folder} holds an earlier run; resume it, or give another directory."
+                )
+            if found not in (None, fingerprint):
+                raise ConfigError(
+                    f"work directory {folder} belongs to a run with another model, configuration or calibration set; "
+                    "give another directory."
+                )
+            mark.write_text(fingerprint)
+        except OSError as error:
+            raise OutputError(f"work directory {folder} cannot be used: {error.strerror}.") from error
+
+    def load(self, layer: str) -> LayerSolution | None:
+        """The finished solution of a layer, if there is one that can be read."""
+        path = self._path(layer)
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path) as file:
+                return _unpack(layer, dict(file))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def save(self, solution: LayerSolution) -> None:
+        """Keep a finished layer.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        path = self._path(solution.layer)
+        if path is None:
+            return
+        draft = path.with_suffix(f".{os.getpid()}.draft")
+        try:
+            with draft.open("wb") as file:
+                np.savez(file, **_pack(solution))
+            os.replace(draft, path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise OutputError(f"work directory {self._folder} cannot take another layer: {error.strerror}.") from error
+
+    def _path(self, layer: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{hashlib.sha256(layer.encode()).hexdigest()[:24]}.npz"
+
+
+def fingerprint(parts: Iterable[bytes]) -> str:
+    """A digest of everything a run depends on."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _pack(solution: LayerSolution) -> dict[str, np.ndarray]:
+    grid, spec = solution.input, solution.weight.spec
+    packed = {
+        "integers": solution.integers,
+        "weight_scale": solution.weight.scale,
+        "weight_spec": np.array([spec.bits, spec.narrow]),
+        "numbers": np.array([solution.loss_nearest, solution.loss, solution.seconds]),
+        "status": np.array(solution.status),
+    }
+    if solution.bias is not None:
+        packed["bias"] = solution.bias
+    if grid is not None:
+        packed["input_scale"] = grid.scale
+        packed["input_grid"] = np.array([grid.spec.bits, grid.spec.signed, grid.zero_point])
+    return packed
+
+
+def _unpack(layer: str, packed: dict[str, np.ndarray]) -> LayerSolution:
+    bits, narrow = packed["weight_spec"].tolist()
+    nearest, loss, seconds = packed["numbers"].tolist()
+    grid = None
+    if "input_grid" in packed:
+        input_bits, signed, zero = packed["input_grid"].tolist()
+        grid = QuantParams(QuantSpec(input_bits, bool(signed)), packed["input_scale"], zero)
+    return LayerSolution(
+        layer=layer,
+        integers=packed["integers"],
+        weight=QuantParams(QuantSpec(bits, True, Granularity.PER_CHANNEL, bool(narrow)), packed["weight_scale"]),
+        bias=packed.get("bias"),
+        input=grid,
+        loss_nearest=nearest,
+        loss=loss,
+        status=str(packed["status"]),
+        seconds=seconds,
+    )

@@ -1,0 +1,83 @@
+"""``onnxq quantize``: a float model and samples in, a quantised model and its report out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxq.cli.options import FIELDS, FILE, common_options, config_options, configured
+from onnxq.cli.shell import BELOW, DONE, Verb
+from onnxq.errors import ConfigError, OutputError
+
+
+@click.command(cls=Verb, short_help="Quantise a model.")
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, metavar="OUT", help="The quantised model to write.")
+@click.option(
+    "--calibration",
+    type=FILE,
+    required=True,
+    metavar="DATA",
+    help="Unlabelled samples: a .npz with one array per model input (first axis samples), a .npy, a folder of .npy "
+    "files, or a folder of images with a preprocess.toml.",
+)
+@config_options(*FIELDS)
+@click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers of a long run.")
+@click.option("--resume", is_flag=True, help="Go on with the layers that --work-dir holds.")
+@click.option("--report", type=FILE, metavar="FILE.html", help="Write the report as a self-contained HTML page too.")
+@common_options
+def quantize(
+    model: Path,
+    output: Path,
+    calibration: Path,
+    config_file: Path | None,
+    work_dir: Path | None,
+    resume: bool,
+    report: Path | None,
+    as_json: bool,
+    debug: bool,
+    **flags: Any,
+) -> int:
+    """Quantise MODEL and write OUT, checked to run in onnxruntime.
+
+    Example: onnxq quantize net.onnx -o net.w4a8.onnx --calibration samples.npz --weights 4
+    """
+    config = configured(config_file, flags)
+    if resume and work_dir is None:
+        raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
+
+    from onnxq.cli.bars import Bars
+    from onnxq.ir.save import check_writable
+    from onnxq.pipeline import quantize as run
+    from onnxq.report.text import make_console, show_run
+
+    read = {"model": model, "calibration set": calibration, "configuration": config_file}
+    _check_apart(output, "output", read)
+    check_writable(output)
+    if report is not None:
+        _check_apart(report, "report", read | {"output": output})
+        check_writable(report)
+    with Bars() as bars:
+        result = run(model, calibration, config, progress=bars, work_dir=work_dir, resume=resume)
+    if report is not None:
+        result.report.to_html(report, title=f"{model.name} → {output.name}")
+    try:
+        result.save(output)
+    except OutputError:
+        if report is not None:
+            report.unlink(missing_ok=True)
+        raise
+    if as_json:
+        click.echo(json.dumps({"model": str(model), "output": str(output), **result.report.to_dict()}))
+    else:
+        show_run(make_console(), result.report, title=f"{model} → {output}")
+    return DONE if result.report.ok else BELOW
+
+
+def _check_apart(path: Path, role: str, others: dict[str, Path | None]) -> None:
+    for name, other in others.items():
+        if other is not None and path.resolve() == other.resolve():
+            raise OutputError(f"{role} {path} is the {name} itself, which would be overwritten; give another path.")

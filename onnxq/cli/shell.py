@@ -1,0 +1,84 @@
+"""How the command ends: its exit codes, and its errors in one sentence.
+
+0: done and verified. 1: done, but below what was asked for. 2: bad usage or bad input, and nothing was
+written. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from onnxq.errors import OnnxqError
+from onnxq.report.wording import printable
+
+DONE, BELOW, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+class Shell(click.Group):
+    """A group whose usage errors are one sentence on stderr and end with 2."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and leave the process with its exit code."""
+        for stream in (sys.stdout, sys.stderr):
+            reconfigure = getattr(stream, "reconfigure", None)
+            if reconfigure is not None:  # a sign that the terminal's encoding lacks must not end a run
+                reconfigure(errors="replace")
+        try:
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            status = REFUSED
+        except click.ClickException as error:
+            complain(error.format_message())
+            status = REFUSED
+        except click.Abort:
+            status = INTERRUPTED
+        sys.exit(status)
+
+
+class Verb(click.Command):
+    """A subcommand whose errors become a sentence and an exit code; it has the parameter ``debug``."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; its value, an exit code, is the process's."""
+        try:
+            return super().invoke(ctx)
+        except OnnxqError as error:
+            _trace(ctx)
+            complain(str(error))
+            return REFUSED
+        except KeyboardInterrupt:
+            _trace(ctx)
+            folder = ctx.params.get("work_dir")
+            advice = f"; go on with the same command and --work-dir {folder} --resume" if folder else ""
+            complain(f"interrupted, nothing was written{advice}.")
+            return INTERRUPTED
+        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # Shell and click end these
+            raise
+        except Exception as error:
+            _trace(ctx)
+            kind = type(error).__name__
+            complain(f"unexpected {kind} ({error}); run again with --debug, and report what it prints.")
+            return REFUSED
+
+
+def complain(message: str) -> None:
+    """Print an error as one sentence on stderr."""
+    click.echo(f"onnxq: {printable(' '.join(message.split()))}", err=True)
+
+
+def _trace(ctx: click.Context) -> None:
+    if ctx.params.get("debug"):
+        traceback.print_exc()

@@ -1,0 +1,87 @@
+"""``onnxq verify``: a quantised model judged against its float model, whoever made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxq.cli.options import FILE, common_options
+from onnxq.cli.shell import BELOW, DONE, Verb
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from onnxq.ir.tensor import TensorInfo
+
+
+@click.command(cls=Verb, short_help="Compare a quantised model with its float model.")
+@click.argument("fp32", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.option(
+    "--data",
+    type=FILE,
+    required=True,
+    metavar="DATA",
+    help="Samples, in any form that quantize --calibration takes.",
+)
+@click.option("--labels", metavar="KEY", help="Name of the array in DATA.npz that holds each sample's class.")
+@click.option("--classification", is_flag=True, help="Judge outputs as class scores; --labels implies it.")
+@click.option("--samples", type=int, metavar="N", help="Samples to use at most. [default: all]")
+@common_options
+def verify(
+    fp32: Path,
+    quantized: Path,
+    data: Path,
+    labels: str | None,
+    classification: bool,
+    samples: int | None,
+    as_json: bool,
+    debug: bool,
+) -> int:
+    """Compare QUANTIZED with FP32 on samples: fidelity, accuracy, bits, loading and speed.
+
+    Ends with 1 where QUANTIZED does not run at every optimisation level of onnxruntime.
+    """
+    from onnxq.cli.bars import Bars
+    from onnxq.data import count_samples, read_feeds
+    from onnxq.ir.load import OLDEST_OPSET, load
+    from onnxq.pipeline import batch_size
+    from onnxq.progress import Progress
+    from onnxq.report.text import make_console, show_verification
+    from onnxq.verify import verify as run
+
+    inputs = load(fp32, minimum_opset=OLDEST_OPSET).inputs
+    batch = batch_size(inputs)
+    feeds = read_feeds(data, inputs, samples=samples, batch=batch, ignore={labels} if labels else ())
+    known = [n for n in (count_samples(data, inputs), samples) if n is not None]
+    classes = _labels(data, labels, samples, inputs) if labels else None
+    with Bars() as bars:
+        report = run(
+            fp32,
+            quantized,
+            feeds,
+            labels=classes,
+            classification=classification,
+            progress=lambda done: bars(Progress("verify", done, min(known, default=None))),
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        show_verification(make_console(), report, title=f"{fp32} against {quantized}")
+    return DONE if report.ok else BELOW
+
+
+def _labels(data: Path, key: str, samples: int | None, inputs: tuple[TensorInfo, ...]) -> NDArray[Any]:
+    """The labels of the samples that will be used."""
+    from onnxq.data import count_samples, read_labels
+    from onnxq.data.feed import Signature
+
+    labels = read_labels(data, key)
+    used = labels[:samples]
+    if len(labels) != count_samples(data, inputs):
+        return used  # verification says what does not fit
+    # A model of a fixed batch size drops an incomplete last batch, and its labels with it.
+    return used[: len(used) - len(used) % (Signature(inputs).fixed_batch or 1)]

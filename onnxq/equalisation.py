@@ -1,0 +1,118 @@
+"""How far to equalise: the balance between the noise of activations and that of weights.
+
+Raising a channel of small range by s_c gives it more of the tensor's steps, but shrinks its weights in the
+layers that read it, which leaves those with fewer steps of theirs. With range m_c of a channel, E[x_c²] its
+power, step Δx of the tensor and Δw_n of an output channel, a layer's output noise is about
+
+    Σ_nc W_nc²/s_c² · Δx²/12   +   Σ_n Δw_n²/12 · Σ_c s_c² E[x_c²],
+    Δx = max_c s_c m_c / (2^a − 1),   Δw_n = max_c |W_nc|/s_c / (2^(w−1) − 1)
+
+The factors s_c = (max m / m_c)^t are taken at the strength t of least noise relative to the layers' signal.
+At 8-bit weights that is close to 1, at 4 bits and below close to 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.execute.channels import ChannelStatistics, channel_statistics
+from onnxq.data import Feed
+from onnxq.ir.layer import Layer
+from onnxq.ir.linear_form import weight_matrix
+from onnxq.ir.model import Model
+from onnxq.ir.save import to_proto
+from onnxq.passes.equalise import Group, equalise, find_groups, observed_ranks
+from onnxq.plan import LayerPlan, Plan
+from onnxq.quant.spec import FLOAT_BITS
+
+Array = NDArray[np.float32]
+
+STRENGTHS = np.linspace(0.0, 1.0, 9)
+
+LARGEST_FACTOR = 32.0
+"""Most that a channel is raised: the range of a nearly dead one is known too poorly to trust it further."""
+
+CLIP_ROOM = 1.25
+"""Room left below a clip over the largest value observed."""
+
+
+def equalised(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
+    """The same function with the channels of its tensors brought towards one range.
+
+    Args:
+        model: prepared; not changed.
+        plan: the layers and their bits.
+        feeds: a few samples, for the ranges.
+    """
+    groups = find_groups(model, [p.layer for p in plan.layers])
+    if not groups:
+        return model
+    statistics = channel_statistics(to_proto(model), observed_ranks(model, groups), feeds)
+    planned = {p.layer.name: p for p in plan.layers}
+    tensors = model.graph.tensors()
+    weights = {r.name: weight_matrix(r, np.asarray(tensors[r.weight].values)) for g in groups for r in g.readers}
+    factors = [best_factors(group, statistics, planned, weights) for group in groups]
+    return equalise(model, groups, factors)
+
+
+def best_factors(
+    group: Group,
+    statistics: Mapping[str, ChannelStatistics],
+    planned: Mapping[str, LayerPlan],
+    weights: Mapping[str, Array],
+) -> Array:
+    """The factors of a group at the strength of least noise, (channels,).
+
+    Args:
+        group: which tensors.
+        statistics: of the group's observed tensors, by name.
+        planned: bits by layer name.
+        weights: of the group's readers in the solver's form, by layer name.
+    """
+
+    def noise(factors: Array) -> float:
+        return sum(
+            relative_noise(reader, weights[reader.name], statistics[reader.input], factors, planned[reader.name])
+            for reader in group.readers
+        )
+
+    return min((channel_factors(group, statistics, float(t)) for t in STRENGTHS), key=noise)
+
+
+def channel_factors(group: Group, statistics: Mapping[str, ChannelStatistics], strength: float) -> Array:
+    """Factors that raise each channel's range towards the largest, (channels,), at least 1."""
+    reach = np.max([statistics[name].largest for name in group.quantised], axis=0)
+    factors = np.where(reach > 0, (reach.max() / np.maximum(reach, 1e-30)) ** strength, 1.0)
+    for name, bound in group.clips:
+        factors = np.minimum(factors, bound / (CLIP_ROOM * np.maximum(statistics[name].largest, 1e-30)))
+    return np.clip(factors, 1.0, LARGEST_FACTOR).astype(np.float32)
+
+
+def relative_noise(layer: Layer, weight: Array, statistics: ChannelStatistics, factors: Array, plan: LayerPlan) -> float:
+    """Output noise of a layer behind equalised inputs, relative to its signal; the formula above.
+
+    Args:
+        layer: the reader.
+        weight: in the solver's form, (G, K, N).
+        statistics: of the tensor it reads.
+        factors: of the tensor's channels, (channels,).
+        plan: its bits.
+    """
+    taps = math.prod(layer.window.kernel) if layer.window else 1
+    groups = weight.shape[0]
+
+    def rows(values: Array) -> Array:
+        return np.repeat(values, taps).reshape(groups, -1, 1)
+
+    power, scaled = rows(statistics.power), weight / rows(factors)
+    step = float((factors * statistics.largest).max())
+    step *= 0.0 if plan.activations == FLOAT_BITS else 1 / (2**plan.activations - 1)
+    weight_step = np.abs(scaled).max(axis=1, keepdims=True) / (2 ** (plan.weights - 1) - 1)
+    of_inputs = np.square(scaled).sum(axis=1) * step**2 / 12
+    of_weights = np.square(weight_step) / 12 * (np.square(rows(factors)) * power).sum(axis=1, keepdims=True)
+    signal = (np.square(weight) * power).sum()
+    return float((of_inputs.sum() + of_weights.sum()) / max(float(signal), 1e-30))

@@ -1,0 +1,166 @@
+"""Every layer of a network solved, one stage after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxq.calibrate import Calibration, Observation
+from onnxq.checkpoint import Checkpoint
+from onnxq.config import Config
+from onnxq.data import Feed
+from onnxq.ir.layer import Layer
+from onnxq.ir.model import Model
+from onnxq.ir.stage import Stage, split_stages
+from onnxq.plan import Plan
+from onnxq.progress import Listener, Progress
+from onnxq.quant.scale_search import activation_params
+from onnxq.quant.solution import LayerSolution
+from onnxq.quant.spec import FLOAT_BITS, QuantParams, activation_spec
+from onnxq.solve.layer import make_problem, solve_layer
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NetworkSolution:
+    """A quantised network before it is written down.
+
+    Attributes:
+        layers: solutions by layer name.
+        outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
+        samples: calibration samples seen.
+        sqnr_db: by network output, float against simulated quantised network on these samples; empty
+            in parallel mode, which does not run the quantised network.
+    """
+
+    layers: Mapping[str, LayerSolution]
+    outputs: Mapping[str, QuantParams]
+    samples: int
+    sqnr_db: Mapping[str, float | None]
+
+
+def solve_network(
+    model: Model, plan: Plan, config: Config, feeds: Iterable[Feed], checkpoint: Checkpoint, progress: Listener
+) -> NetworkSolution:
+    """Solve the layers of a prepared model in order.
+
+    In sequential mode each stage's layers see what the solved ones before them produce; in parallel
+    mode every layer sees the float network. Finished layers are taken from the checkpoint and kept in it.
+    """
+    sequential = config.mode == "sequential"
+    with Calibration(
+        model,
+        feeds,
+        sequential=sequential,
+        float_rows=config.preset == "advanced" and config.refinement.mixing > 0,
+        memory_limit=config.memory_limit,
+        seed=config.seed,
+    ) as calibration:
+        walk = _Walk(model, plan, config, checkpoint)
+        stages = split_stages(model, [p.layer for p in plan.layers])
+        runs = sum(bool(stage.nodes) for stage in stages) * (1 + sequential)
+        total = runs * calibration.batches + len(plan.layers)
+        done = 0
+
+        def tick(detail: str, units: int) -> None:
+            nonlocal done
+            done += units
+            progress(Progress("solve", done, total, detail))
+
+        for stage in stages:
+            tell = partial(tick, stage.layers[0].name if stage.layers else "")
+            walk.solve(stage, calibration, tell)
+        return NetworkSolution(walk.solutions, walk.outputs, calibration.samples, _sqnr(model, calibration, sequential))
+
+
+class _Walk:
+    """The state of a solution between two stages."""
+
+    def __init__(self, model: Model, plan: Plan, config: Config, checkpoint: Checkpoint) -> None:
+        self.solutions: dict[str, LayerSolution] = {}
+        self.outputs: dict[str, QuantParams] = {}
+        self._plan, self._config, self._checkpoint = plan, config, checkpoint
+        self._planned = {p.layer.name: p for p in plan.layers}
+        self._order = {p.layer.name: i for i, p in enumerate(plan.layers)}
+        self._grids: dict[tuple[str, int], QuantParams] = {}
+        tensors = model.graph.tensors()
+        self._constants = {name: t for name, t in tensors.items() if isinstance(t, gs.Constant)}
+
+    def solve(self, stage: Stage, calibration: Calibration, tell: partial[None]) -> None:
+        """Observe a stage, solve its layers, and let the quantised network pass it."""
+        made = {layer.activated for layer in stage.layers}
+        places = [q for q in self._plan.outputs if q.tensor in made]
+        own = [q.tensor for q in places if q.like in (None, q.tensor)]
+        seen = calibration.observe(stage, own, lambda units: tell(units))
+        for layer in stage.layers:
+            self.solutions[layer.name] = solution = self._solution(layer, seen)
+            if solution.input is not None:
+                self._grids[layer.input, self._planned[layer.name].activations] = solution.input
+            tell(1)
+        for tensor in own:
+            self.outputs[tensor] = activation_params(seen.histograms[tensor], activation_spec(8))
+        constants: dict[tuple[str, str], Array] = {}
+        for layer in stage.layers:
+            solution = self.solutions[layer.name]
+            constants[layer.weight, layer.name] = solution.dequantized(layer.channel_axis)
+            if layer.bias and solution.bias is not None:
+                constants[layer.bias, layer.name] = solution.bias
+        inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
+        calibration.advance(stage, inputs, constants, {t: self.outputs[t] for t in own}, lambda units: tell(units))
+        for place in self._plan.outputs:  # grids that were waiting for the layer they follow
+            known = self._grids.get((place.like or "", 8))
+            if place.tensor not in self.outputs and known is not None:
+                self.outputs[place.tensor] = known
+
+    def _solution(self, layer: Layer, seen: Observation) -> LayerSolution:
+        finished = self._checkpoint.load(layer.name)
+        if finished is not None:
+            return finished
+        planned, rows = self._planned[layer.name], seen.rows[layer.name]
+        readers = sum(p.layer.input == layer.input for p in self._plan.layers)
+        problem = make_problem(
+            layer,
+            self._value(layer.weight),
+            self._value(layer.bias) if layer.bias else None,
+            planned.weights,
+            self._grid(layer, planned.activations, seen),
+            (rows.x, rows.x_float, rows.y, rows.train),
+            fit_input=readers == 1 and layer.input not in self.outputs,
+        )
+        solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
+        self._checkpoint.save(solution)
+        return solution
+
+    def _grid(self, layer: Layer, bits: int, seen: Observation) -> QuantParams | None:
+        """Grid of a layer's input: that of the tensor where it already has one."""
+        if bits == FLOAT_BITS:
+            return None
+        if layer.input in self.outputs:
+            return self.outputs[layer.input]
+        known = self._grids.get((layer.input, bits))
+        return known or activation_params(seen.histograms[layer.input], activation_spec(bits))
+
+    def _value(self, name: str) -> Array:
+        return np.asarray(self._constants[name].values, np.float32)
+
+
+def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str, float | None]:
+    """10·log₁₀(Σ float² / Σ (float − quantised)²) of each floating-point output; None where they are equal."""
+    if not sequential:
+        return {}
+    signal = dict.fromkeys((t.name for t in model.outputs), 0.0)
+    noise = dict(signal)
+    for batch in range(calibration.batches):
+        exact, quantised = calibration.outputs(batch)
+        for name, values in exact.items():
+            if np.issubdtype(values.dtype, np.floating):
+                signal[name] += float(np.square(values.astype(np.float64)).sum())
+                noise[name] += float(np.square(values.astype(np.float64) - quantised[name]).sum())
+    return {n: 10 * math.log10(signal[n] / noise[n]) if noise[n] and signal[n] else None for n in signal}

@@ -1,0 +1,187 @@
+"""Cross-layer equalisation: channels of one tensor brought to one range, exactly.
+
+A tensor has one scale, so a channel of small range is left with few of its steps. Where the operators
+between the layers that make a tensor and the layers that read it are positively homogeneous channel by
+channel (ReLU, pooling, addition, …), a factor s_c > 0 can be moved across:
+
+    rows c of the makers' weights and biases × s_c        columns c of the readers' weights ÷ s_c
+
+The network computes the same function. Weights have a scale for each output channel, so the makers pay
+nothing for it. A clip at b (ReLU6) is respected: no channel is raised beyond b over its observed range.
+
+Reference: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction",
+ICCV 2019; ranges here are those of the activations, and groups reach across residual additions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxq.ir.layer import Layer
+from onnxq.ir.linear_form import stored_weight, weight_matrix
+from onnxq.ir.model import Model
+from onnxq.passes.draft import Draft, op_of
+
+HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Clip", "Add")
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors whose channels must be scaled alike.
+
+    Attributes:
+        tensors: names, of which the layers' inputs are those that are quantised.
+        makers: layers whose outputs are in the group.
+        readers: layers whose inputs are in the group.
+        clips: outputs of the clips inside with their upper ends.
+    """
+
+    tensors: tuple[str, ...]
+    makers: tuple[Layer, ...]
+    readers: tuple[Layer, ...]
+    clips: tuple[tuple[str, float], ...]
+
+    @property
+    def quantised(self) -> tuple[str, ...]:
+        """The tensors that are quantised, whose ranges are brought together."""
+        return tuple(dict.fromkeys(layer.input for layer in self.readers))
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The tensors whose ranges decide."""
+        return tuple(dict.fromkeys([*self.quantised, *(name for name, _ in self.clips)]))
+
+
+@dataclass
+class _Draft:
+    tensors: set[str] = field(default_factory=set)
+    makers: list[Layer] = field(default_factory=list)
+    readers: list[Layer] = field(default_factory=list)
+    clips: list[tuple[str, float]] = field(default_factory=list)
+    blocked: bool = False
+
+
+def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
+    """The groups of tensors that can be equalised; makers and readers are convolutions and Gemm."""
+    known = {layer.name: layer for layer in layers if layer.op != "MatMul"}
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    draft = Draft(model)
+    for node in draft.nodes:
+        if _joins(draft, node):
+            for tensor in (*_operands(node), node.outputs[0]):
+                parent[root(tensor.name)] = root(node.outputs[0].name)
+    found: dict[str, _Draft] = {}
+    for tensor in draft.graph.tensors().values():
+        if isinstance(tensor, gs.Variable):
+            group = found.setdefault(root(tensor.name), _Draft())
+            group.tensors.add(tensor.name)
+            group.blocked |= not draft.sees_only_nodes(tensor) or not tensor.inputs or tensor.shape is None
+    for node in draft.nodes:
+        _enter(draft, node, known, found, root)
+    return tuple(
+        Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), tuple(g.clips))
+        for g in found.values()
+        if g.makers and g.readers and not g.blocked
+    )
+
+
+def observed_ranks(model: Model, groups: Sequence[Group]) -> dict[str, int]:
+    """Number of axes of every tensor whose channel ranges the groups ask for, by name."""
+    tensors = model.graph.tensors()
+    return {name: len(tensors[name].shape) for group in groups for name in group.observed}
+
+
+def equalise(model: Model, groups: Sequence[Group], factors: Sequence[NDArray[np.float32]]) -> Model:
+    """Move the factors of every group from its makers to its readers.
+
+    Args:
+        model: not changed.
+        groups: as :func:`find_groups` gives them for this model.
+        factors: one array for each group, (channels,), positive.
+    """
+    draft = Draft(model)
+    nodes = {node.name: node for node in draft.nodes}
+    for group, factor in zip(groups, factors, strict=True):
+        for layer in group.makers:
+            _scale_outputs(draft, nodes[layer.name], layer, factor)
+        for layer in group.readers:
+            _scale_inputs(draft, nodes[layer.name], layer, 1 / factor)
+    return draft.finish()
+
+
+def _joins(draft: Draft, node: gs.Node) -> bool:
+    """Whether a node lets a factor of each channel pass from its operands to its output."""
+    op = op_of(node)
+    if op == "Flatten":
+        shape = node.inputs[0].shape
+        return node.attrs.get("axis", 1) == 1 and shape is not None and len(shape) > 2 and all(d == 1 for d in shape[2:])
+    if op == "Add":
+        return not any(isinstance(t, gs.Constant) for t in node.inputs) and _same_shape(node)
+    if op == "Clip":
+        low = draft.value(node.inputs[1]) if len(node.inputs) > 1 and not node.inputs[1].is_empty() else None
+        return low is not None and not low.any() and _upper(draft, node) is not None
+    return op in HOMOGENEOUS and len(node.outputs) == 1
+
+
+def _same_shape(node: gs.Node) -> bool:
+    shapes = [t.shape for t in node.inputs]
+    return all(s is not None and len(s) > 1 for s in shapes) and list(shapes[0][1:]) == list(shapes[1][1:])
+
+
+def _operands(node: gs.Node) -> list[gs.Tensor]:
+    return list(node.inputs[: 2 if node.op == "Add" else 1])
+
+
+def _upper(draft: Draft, clip: gs.Node) -> float | None:
+    """Upper end of a Clip; None when it is not constant."""
+    if len(clip.inputs) < 3 or clip.inputs[2].is_empty():
+        return math.inf
+    high = draft.value(clip.inputs[2])
+    return None if high is None else float(high.reshape(()))
+
+
+def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[str, _Draft], root: object) -> None:
+    """Enter a node's part in the groups it touches: maker, reader, bound, or an obstacle."""
+    assert callable(root)
+    layer = known.get(node.name)
+    for tensor in node.outputs:
+        if layer is not None:
+            found[root(tensor.name)].makers.append(layer)
+        elif not _joins(draft, node):
+            found[root(tensor.name)].blocked = True
+    if op_of(node) == "Clip" and _joins(draft, node):
+        found[root(node.outputs[0].name)].clips.append((node.outputs[0].name, _upper(draft, node) or 0.0))
+    for index, tensor in enumerate(node.inputs):
+        if isinstance(tensor, gs.Constant) or not tensor.name:
+            continue
+        if layer is not None and index == 0:
+            found[root(tensor.name)].readers.append(layer)
+        elif layer is not None or not _joins(draft, node):
+            found[root(tensor.name)].blocked = True
+
+
+def _scale_outputs(draft: Draft, node: gs.Node, layer: Layer, factors: NDArray[np.float32]) -> None:
+    weight = np.asarray(node.inputs[1].values)
+    matrix = weight_matrix(layer, weight)
+    scaled = matrix * factors.reshape(matrix.shape[0], 1, -1)
+    draft.set_constant(node, 1, stored_weight(layer, scaled), f"{node.name}/weight")
+    draft.set_constant(node, 2, np.asarray(node.inputs[2].values) * factors, f"{node.name}/bias")
+
+
+def _scale_inputs(draft: Draft, node: gs.Node, layer: Layer, factors: NDArray[np.float32]) -> None:
+    weight = np.asarray(node.inputs[1].values)
+    matrix = weight_matrix(layer, weight)
+    taps = math.prod(layer.window.kernel) if layer.window else 1
+    rows = np.repeat(factors, taps).reshape(matrix.shape[0], -1, 1)
+    draft.set_constant(node, 1, stored_weight(layer, matrix * rows), f"{node.name}/weight")

@@ -1,0 +1,114 @@
+"""What a quantisation did: every layer, everything left in float and why, and the proof that it loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxq.ir.model import Remark
+from onnxq.ir.save import write_text
+from onnxq.verify import LevelCheck
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A quantised layer.
+
+    Attributes:
+        name, op: of its node.
+        weight_bits, activation_bits: that were asked for; 32 activation bits are float.
+        stored_weight_bits, stored_activation_bits: that an audit of the emitted graph found at most.
+        parameters: number of weights.
+        loss_nearest: relative squared error of its output with nearest rounding, on held-out rows.
+        loss: the same as solved.
+        status: how the solution came about.
+        seconds: time it took.
+    """
+
+    name: str
+    op: str
+    weight_bits: int
+    activation_bits: int
+    stored_weight_bits: int | None
+    stored_activation_bits: int | None
+    parameters: int
+    loss_nearest: float
+    loss: float
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A quantisation, told from beginning to end.
+
+    Attributes:
+        onnxq: version that did it.
+        config: every option, as plain values.
+        samples: calibration samples used.
+        layers: in graph order.
+        left_in_float: what was not quantised or not rewritten, and why.
+        simulated_sqnr_db: per output, of the solver's own simulation on the calibration samples.
+        loads: the emitted model at each optimisation level of onnxruntime.
+        fp32, quantized: sizes, bytes.
+        seconds: by stage.
+    """
+
+    onnxq: str
+    config: dict[str, Any]
+    samples: int
+    layers: tuple[LayerReport, ...]
+    left_in_float: tuple[Remark, ...]
+    simulated_sqnr_db: dict[str, float | None]
+    loads: tuple[LevelCheck, ...]
+    fp32: int
+    quantized: int
+    seconds: dict[str, float]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the emitted model runs at every level and no layer has other bits than were asked for."""
+        return all(check.ok for check in self.loads) and not self.missed
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Layers whose bits in the file are more than were asked for."""
+        return tuple(
+            layer.name
+            for layer in self.layers
+            if (layer.stored_weight_bits or 32) > layer.weight_bits
+            or (layer.stored_activation_bits or 32) > layer.activation_bits
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, finite numbers or None."""
+        plain: dict[str, Any] = _finite(dataclasses.asdict(dataclasses.replace(self, loads=())))
+        plain["loads"] = {check.level: check.to_dict() for check in self.loads}
+        plain["ok"] = self.ok
+        return plain
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_html(self, path: str | Path, *, title: str = "Quantisation report") -> None:
+        """Write a self-contained HTML page; the file appears complete or not at all.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        from onnxq.report.html import render  # a template engine is loaded only by those who want a page
+
+        write_text(Path(path), render(self, title=title))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

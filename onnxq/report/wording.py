@@ -1,0 +1,78 @@
+"""Numbers and names in the form that people read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxq.verify import LevelCheck
+
+NONE = "–"
+FLOAT_BITS = 32
+
+
+def in_bytes(size: int) -> str:
+    """A file size.
+
+    Example:
+        >>> in_bytes(188_859)
+        '184.4 KiB'
+    """
+    if size < 1024:
+        return f"{size} bytes"
+    exponent = min(int(math.log2(size)) // 10, 3)
+    return f"{size / 1024**exponent:.1f} {('KiB', 'MiB', 'GiB')[exponent - 1]}"
+
+
+def bits(weights: int | None, activations: int | None) -> str:
+    """Bits of weights and activations, such as ``4/8``; ``4/float`` for an input that is not quantised.
+
+    Args:
+        weights: None for a product of two activations.
+        activations: None or 32 where they are float.
+    """
+    made = "float" if activations is None or activations >= FLOAT_BITS else str(activations)
+    return f"{NONE if weights is None else weights}/{made}"
+
+
+def loss(value: float) -> str:
+    """A relative squared error."""
+    return NONE if not math.isfinite(value) else f"{value:.2e}"
+
+
+def number(value: float | None) -> str:
+    """Three digits."""
+    return NONE if value is None else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """A percentage given as 0 to 100."""
+    return NONE if value is None else f"{value:.2f} %"
+
+
+def shape(dims: Sequence[int | None] | None) -> str:
+    """A shape, such as ``1x3x32x32``; a question mark where it is open."""
+    return "?" if dims is None else "x".join("?" if d is None else str(d) for d in dims)
+
+
+def sizes(before: int, after: int) -> str:
+    """Two file sizes and their ratio."""
+    ratio, change = (before / after, "smaller") if after <= before else (after / before, "larger")
+    return f"{in_bytes(before)} before, {in_bytes(after)} after: {ratio:.1f} times {change}"
+
+
+def levels(checks: Iterable[LevelCheck]) -> str:
+    """Whether a model works at the optimisation levels, and how far its answers move between them."""
+    checks = tuple(checks)
+    failed = [f"{check.level} ({printable(check.error or '')})" for check in checks if not check.ok]
+    if failed:
+        return f"not at level {', '.join(failed)}"
+    moved = max((check.relative_diff or 0.0 for check in checks), default=0.0)
+    return f"at every optimisation level; answers differ by {100 * moved:.2g} % at most"
+
+
+def printable(text: str) -> str:
+    """Text without the control characters that a name in a model may hold and a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
