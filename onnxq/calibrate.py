@@ -15,13 +15,14 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.errors import CalibrationError
+from onnxq.execute.frontier import Frontier, Step, stage_feed
 from onnxq.execute.ort import Session
-from onnxq.execute.spool import Arrays, Spool
+from onnxq.execute.spool import Arrays
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import draw_positions, input_rows, output_rows
 from onnxq.ir.model import Model
-from onnxq.ir.stage import QUANTISED_INPUT, Stage, stage_model
-from onnxq.quant.affine import fake_quantize
+from onnxq.ir.stage import Stage, stage_model
 from onnxq.quant.histogram import Histogram
 from onnxq.quant.spec import QuantParams
 
@@ -78,14 +79,21 @@ class Calibration:
     ) -> None:
         self._model, self._seed = model, seed
         self._row_bytes, self._float_rows = memory_limit // 8, float_rows
-        self._float = Spool(memory_limit // 8, folder)
-        self._quantised = Spool(memory_limit // 8, folder) if sequential else self._float
+        self._float = Frontier(memory_limit // 8, folder)
+        self._quantised = Frontier(memory_limit // 8, folder) if sequential else self._float
         self._starts: list[int] = []
         self.samples = 0
+        try:
+            self._read(feeds)
+        except BaseException as error:  # no block was entered whose end would remove the files
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _read(self, feeds: Iterable[Mapping[str, NDArray[np.generic]]]) -> None:
         for feed in feeds:
             arrays = {name: np.asarray(value) for name, value in feed.items()}
-            for spool in self._spools:
-                spool.put(self.batches, arrays)
+            for frontier in self._frontiers:
+                frontier.put(self.batches, arrays)
             self._starts.append(self.samples)
             self.samples += max((len(a) for a in arrays.values() if a.ndim), default=1)
 
@@ -95,7 +103,7 @@ class Calibration:
         return len(self._starts)
 
     @property
-    def _spools(self) -> tuple[Spool, ...]:
+    def _frontiers(self) -> tuple[Frontier, ...]:
         return (self._float,) if self._quantised is self._float else (self._float, self._quantised)
 
     def __enter__(self) -> Calibration:
@@ -106,8 +114,8 @@ class Calibration:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was written to disk."""
-        for spool in self._spools:
-            spool.__exit__(kind, error, trace)
+        for frontier in self._frontiers:
+            frontier.close()
 
     def observe(self, stage: Stage, extra: Iterable[str], progress: Progress) -> Observation:
         """Run the float network through a stage and gather what its layers' solvers need.
@@ -116,31 +124,43 @@ class Calibration:
             stage: the next one.
             extra: further tensors of the stage whose histograms are wanted.
             progress: called with 1 after each batch.
+
+        Raises:
+            CalibrationError: a layer reads or makes NaN or infinity in the float network.
         """
         if not stage.nodes:
             return Observation(rows={}, histograms={})
         outputs = list(dict.fromkeys([*stage.makes, *(layer.output for layer in stage.layers), *extra]))
-        session: Session | None = None
+        read = tuple(dict.fromkeys(layer.input for layer in stage.layers))
         gathered: dict[str, list[Rows]] = {layer.name: [] for layer in stage.layers}
-        histograms = {name: Histogram() for name in (*(layer.input for layer in stage.layers), *extra)}
+        histograms = {name: Histogram() for name in (*read, *extra)}
+        session: Session | None = None
+        keep = False
+        ahead: Arrays = {}
         for batch in range(self.batches):
-            inputs = self._float.get(batch, (layer.input for layer in stage.layers))
-            feed = self._feed(self._float, stage, batch, {layer.name: inputs[layer.input] for layer in stage.layers})
+            exact = self._float.at(batch)
+            seen = exact if self._quantised is self._float else self._quantised.at(batch)
+            feed = stage_feed(stage, exact, {})
             session = session or self._session(stage, outputs, feed, {}, {})
             made = session.run(feed, outputs)
-            seen = self._quantised.get(batch, inputs)
-            for name in inputs:
+            _require_finite({n: exact[n] for n in read} | {la.output: made[la.output] for la in stage.layers})
+            for name in read:
                 histograms[name] = histograms[name].update(seen[name].astype(np.float32, copy=False))
             for name in extra:
                 histograms[name] = histograms[name].update(made[name].astype(np.float32, copy=False))
             for index, layer in enumerate(stage.layers):
-                rows = self._draw(stage, index, batch, seen[layer.input], inputs[layer.input], made[layer.output])
+                rows = self._draw(stage, index, batch, seen[layer.input], exact[layer.input], made[layer.output])
                 gathered[layer.name].append(rows)
-            self._float.put(batch, {name: made[name] for name in stage.makes})
+            ahead = {name: made[name] if name in made else exact[name] for name in stage.frontier}
+            keep = keep if batch else self._float.worth_keeping(ahead, self.batches)
+            if keep:
+                self._float.keep(batch, ahead)
             progress(1)
+        if keep:
+            self._float.move(stage, ahead, self.batches)
+        elif session is not None:
+            self._float.follow(Step(stage, session, {}))
         joined = {name: _join(parts, self.samples >= HOLD_OUT) for name, parts in gathered.items()}
-        if self._quantised is self._float:
-            self._float.keep_only(stage.frontier)
         return Observation(rows=joined, histograms=histograms)
 
     def advance(
@@ -162,29 +182,25 @@ class Calibration:
         """
         if self._quantised is self._float or not stage.nodes:
             return
-        session: Session | None = None
+        step: Step | None = None
         for batch in range(self.batches):
-            raw = self._quantised.get(batch, (layer.input for layer in stage.layers))
-            layer_inputs: Arrays = {}
-            for layer in stage.layers:
-                params, x = inputs[layer.name], raw[layer.input].astype(np.float32, copy=False)
-                layer_inputs[layer.name] = x if params is None else fake_quantize(x, params)
-            feed = self._feed(self._quantised, stage, batch, layer_inputs)
-            session = session or self._session(stage, stage.makes, feed, constants, quantisers)
-            self._quantised.put(batch, session.run(feed, stage.makes) if stage.makes else {})
+            arrays = self._quantised.at(batch)
+            if step is None:
+                types = stage_feed(stage, arrays, {})
+                step = Step(stage, self._session(stage, stage.makes, types, constants, quantisers), inputs)
+            made = step.run(arrays)
+            ahead = {name: made[name] if name in made else arrays[name] for name in stage.frontier}
+            if not batch and not self._quantised.worth_keeping(ahead, self.batches):
+                self._quantised.follow(step)
+                progress(self.batches)
+                return
+            self._quantised.keep(batch, ahead)
             progress(1)
-        for spool in self._spools:
-            spool.keep_only(stage.frontier)
+        self._quantised.move(stage, ahead, self.batches)
 
     def outputs(self, batch: int) -> tuple[Arrays, Arrays]:
         """The network's outputs for one batch, float and quantised, once every stage has run."""
-        names = [t.name for t in self._model.outputs]
-        return self._float.get(batch, names), self._quantised.get(batch, names)
-
-    def _feed(self, spool: Spool, stage: Stage, batch: int, layer_inputs: Arrays) -> Arrays:
-        feed = spool.get(batch, stage.reads)
-        feed.update({QUANTISED_INPUT.format(la.input, la.name): layer_inputs[la.name] for la in stage.layers})
-        return feed
+        return self._float.at(batch), self._quantised.at(batch)
 
     def _session(
         self,
@@ -236,6 +252,15 @@ class Observation:
 
     rows: Mapping[str, Rows]
     histograms: Mapping[str, Histogram]
+
+
+def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:
+    for name, values in tensors.items():
+        if not np.isfinite(values.astype(np.float32, copy=False)).all():
+            raise CalibrationError(
+                f"tensor {name!r} of the float model is NaN or infinite on a calibration sample, so no range can be "
+                "found for it; take that sample out, or correct the model."
+            )
 
 
 def _join(parts: list[Rows], by_sample: bool) -> Rows:

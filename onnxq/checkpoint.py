@@ -12,8 +12,10 @@ import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, OutputError
 from onnxq.quant.solution import LayerSolution
@@ -79,7 +81,7 @@ class Checkpoint:
         draft = path.with_suffix(f".{os.getpid()}.draft")
         try:
             with draft.open("wb") as file:
-                np.savez(file, **_pack(solution))
+                np.savez(file, allow_pickle=False, **_pack(solution))
             os.replace(draft, path)
         except OSError as error:
             draft.unlink(missing_ok=True)
@@ -98,9 +100,9 @@ def fingerprint(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _pack(solution: LayerSolution) -> dict[str, np.ndarray]:
+def _pack(solution: LayerSolution) -> dict[str, NDArray[Any]]:
     grid, spec = solution.input, solution.weight.spec
-    packed = {
+    packed: dict[str, NDArray[Any]] = {
         "integers": solution.integers,
         "weight_scale": solution.weight.scale,
         "weight_spec": np.array([spec.bits, spec.narrow]),
@@ -115,7 +117,7 @@ def _pack(solution: LayerSolution) -> dict[str, np.ndarray]:
     return packed
 
 
-def _unpack(layer: str, packed: dict[str, np.ndarray]) -> LayerSolution:
+def _unpack(layer: str, packed: dict[str, NDArray[Any]]) -> LayerSolution:
     bits, narrow = packed["weight_spec"].tolist()
     nearest, loss, seconds = packed["numbers"].tolist()
     grid = None

@@ -27,8 +27,8 @@ class Refinement:
     """The gradient part of AdaQuant: what is learnt and how.
 
     Attributes:
-        steps: of gradient descent, for each layer.
-        rows: in each step.
+        steps: of gradient descent, for each layer and each of the two phases (grids and bias; then weights too).
+        rows: in each step at most; wide layers take fewer.
         weight_rate: learning rate of the weights, in steps of their grid.
         scale_rate: learning rate of the logarithms of weight and input scales.
         bias_rate: learning rate of the bias, in standard deviations of the output.
@@ -38,11 +38,11 @@ class Refinement:
         mixing: share of input elements that are taken unquantised at random in each step (QDrop).
     """
 
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 300
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 240
     rows: Annotated[int, Field(ge=16, le=65_536)] = 1024
-    weight_rate: Annotated[float, Field(gt=0, le=1)] = 0.02
-    scale_rate: Annotated[float, Field(gt=0, le=1)] = 0.002
-    bias_rate: Annotated[float, Field(gt=0, le=1)] = 0.002
+    weight_rate: Annotated[float, Field(gt=0, le=1)] = 0.005
+    scale_rate: Annotated[float, Field(gt=0, le=1)] = 0.005
+    bias_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
     learn_weights: bool = True
     learn_scales: bool = True
     learn_input: bool = True

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.execute.channels import ChannelStatistics, channel_statistics
 from onnxq.data import Feed
+from onnxq.execute.channels import ChannelStatistics, channel_statistics
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import weight_matrix
 from onnxq.ir.model import Model
@@ -53,8 +53,7 @@ def equalised(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
         return model
     statistics = channel_statistics(to_proto(model), observed_ranks(model, groups), feeds)
     planned = {p.layer.name: p for p in plan.layers}
-    tensors = model.graph.tensors()
-    weights = {r.name: weight_matrix(r, np.asarray(tensors[r.weight].values)) for g in groups for r in g.readers}
+    weights = {r.name: weight_matrix(r, model.constant(r.weight)) for g in groups for r in g.readers}
     factors = [best_factors(group, statistics, planned, weights) for group in groups]
     return equalise(model, groups, factors)
 
@@ -92,7 +91,9 @@ def channel_factors(group: Group, statistics: Mapping[str, ChannelStatistics], s
     return np.clip(factors, 1.0, LARGEST_FACTOR).astype(np.float32)
 
 
-def relative_noise(layer: Layer, weight: Array, statistics: ChannelStatistics, factors: Array, plan: LayerPlan) -> float:
+def relative_noise(
+    layer: Layer, weight: Array, statistics: ChannelStatistics, factors: Array, plan: LayerPlan
+) -> float:
     """Output noise of a layer behind equalised inputs, relative to its signal; the formula above.
 
     Args:

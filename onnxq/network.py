@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxq.calibrate import Calibration, Observation
@@ -90,8 +89,7 @@ class _Walk:
         self._planned = {p.layer.name: p for p in plan.layers}
         self._order = {p.layer.name: i for i, p in enumerate(plan.layers)}
         self._grids: dict[tuple[str, int], QuantParams] = {}
-        tensors = model.graph.tensors()
-        self._constants = {name: t for name, t in tensors.items() if isinstance(t, gs.Constant)}
+        self._model = model
 
     def solve(self, stage: Stage, calibration: Calibration, tell: partial[None]) -> None:
         """Observe a stage, solve its layers, and let the quantised network pass it."""
@@ -127,8 +125,8 @@ class _Walk:
         readers = sum(p.layer.input == layer.input for p in self._plan.layers)
         problem = make_problem(
             layer,
-            self._value(layer.weight),
-            self._value(layer.bias) if layer.bias else None,
+            self._model.constant(layer.weight),
+            self._model.constant(layer.bias) if layer.bias else None,
             planned.weights,
             self._grid(layer, planned.activations, seen),
             (rows.x, rows.x_float, rows.y, rows.train),
@@ -147,9 +145,6 @@ class _Walk:
         known = self._grids.get((layer.input, bits))
         return known or activation_params(seen.histograms[layer.input], activation_spec(bits))
 
-    def _value(self, name: str) -> Array:
-        return np.asarray(self._constants[name].values, np.float32)
-
 
 def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str, float | None]:
     """10·log₁₀(Σ float² / Σ (float − quantised)²) of each floating-point output; None where they are equal."""
@@ -162,5 +157,5 @@ def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str,
         for name, values in exact.items():
             if np.issubdtype(values.dtype, np.floating):
                 signal[name] += float(np.square(values.astype(np.float64)).sum())
-                noise[name] += float(np.square(values.astype(np.float64) - quantised[name]).sum())
+                noise[name] += float(np.square(values.astype(np.float64) - quantised[name].astype(np.float64)).sum())
     return {n: 10 * math.log10(signal[n] / noise[n]) if noise[n] and signal[n] else None for n in signal}

@@ -106,6 +106,7 @@ def quantize(
     with clock.stage("equalise"):
         if config.equalise:
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES))
+            plan = make_plan(prepared, config)  # a weight that layers shared has a copy of another name for each
     with clock.stage("solve"):
         folder = None if work_dir is None else Path(work_dir)
         mark = fingerprint(_identity(prepared, config, calibration)) if folder else ""

@@ -119,7 +119,7 @@ def prove(
     drift: float = DRIFT,
     **options: object,
 ) -> Proof:
-    """Quantise by closed forms alone; the result must load everywhere, agree, hold its bits and resemble the float model.
+    """Quantise by closed forms; the result must load at every level, agree, hold its bits and be close to the model.
 
     Args:
         model: the float model.

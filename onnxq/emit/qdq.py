@@ -167,9 +167,11 @@ class _Writer:
         ]
         return self._node("DequantizeLinear", names, f"{base}/dequantized", axis=axis)
 
-    def _node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: int) -> str:
+    def _node(
+        self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, axis: int | None = None
+    ) -> str:
         made = output if fixed else self._fresh(output)
-        node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), **attributes)
+        node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), axis=axis)
         self._graph.node.append(node)
         return made
 

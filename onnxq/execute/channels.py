@@ -42,8 +42,8 @@ def channel_statistics(
     made = [session.run(feed) for feed in feeds]
     return {
         name: ChannelStatistics(
-            largest=np.max([m[MAGNITUDE.format(name)] for m in made], axis=0).astype(np.float32),
-            power=np.mean([m[POWER.format(name)] for m in made], axis=0, dtype=np.float64).astype(np.float32),
+            largest=np.stack([m[MAGNITUDE.format(name)].astype(np.float32) for m in made]).max(axis=0),
+            power=np.stack([m[POWER.format(name)].astype(np.float32) for m in made]).mean(axis=0),
         )
         for name in ranks
     }

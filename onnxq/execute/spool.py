@@ -40,6 +40,10 @@ class Spool:
         """Remove the folder."""
         self._folder.cleanup()
 
+    def close(self) -> None:
+        """Remove the folder."""
+        self._folder.cleanup()
+
     def put(self, batch: int, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Store arrays of one batch, replacing those of the same names.
 

@@ -80,7 +80,9 @@ class Layer:
 
 def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
     """The layers of a prepared model in graph order, and why other candidates are none."""
-    inner = {t.name for node in model.graph.nodes for g in node.subgraphs() for n in g.nodes for t in n.inputs}
+    inner = {
+        t.name for node in model.graph.nodes for g in node.subgraphs(recursive=True) for n in g.nodes for t in n.inputs
+    }
     overridable = {t.name for t in model.graph.inputs if isinstance(t, gs.Constant)}
     layers: list[Layer] = []
     remarks: list[Remark] = []
@@ -93,7 +95,7 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
         else:
             layers.append(_layer(node, inner | {t.name for t in model.graph.outputs}))
     for node in model.graph.nodes:
-        for graph in node.subgraphs():
+        for graph in node.subgraphs(recursive=True):
             remarks += [
                 Remark(n.name or n.op, f"inside a branch or loop body of {node.name}: left in float")
                 for n in graph.nodes
@@ -119,10 +121,14 @@ def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
         return "its weight is empty: left in float"
     if node.op == "MatMul" and len(weight.shape) != 2:
         return f"its weight has {len(weight.shape)} axes, not 2: left in float"
+    if node.op == "MatMul" and data.shape is not None and len(data.shape) == 1:
+        return "its data input has one axis, none of samples: left in float"
     if node.op == "Gemm" and (node.attrs.get("transA", 0) or node.attrs.get("alpha", 1.0) != 1.0):
         return "transA or alpha is set: left in float"
     if node.op in ("Conv", "ConvTranspose") and node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return "auto_pad over an open size: left in float"
+    if node.op == "ConvTranspose" and "output_shape" in node.attrs:
+        return "output_shape is given in place of pads: left in float"
     if len(node.inputs) > 2 and not isinstance(node.inputs[2], gs.Constant) and node.inputs[2].name:
         return "its bias is computed, not a constant: left in float"
     if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name and len(node.inputs[2].shape) != 1:

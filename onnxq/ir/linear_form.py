@@ -10,6 +10,7 @@ that fall between two elements or outside read zero. Solvers see this form only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,8 @@ def output_rows(layer: Layer, output: Array, positions: Positions) -> Array:
     """Outputs at the positions, (G, R, N)."""
     place = tuple(positions.place.T)
     if layer.window is None:
-        return output[(positions.sample, *place)][None]
+        vectors: Array = output[(positions.sample, *place)][None]
+        return vectors
     rows = output[(positions.sample, slice(None), *place)]
     groups = layer.window.groups
     return np.ascontiguousarray(rows.reshape(len(rows), groups, -1).transpose(1, 0, 2))
@@ -82,7 +84,8 @@ def output_rows(layer: Layer, output: Array, positions: Positions) -> Array:
 def input_rows(layer: Layer, x: Array, positions: Positions) -> Array:
     """Inputs that the positions read, (G, R, K); padding reads zero."""
     if layer.window is None:
-        return x[(positions.sample, *tuple(positions.place.T))][None]
+        vectors: Array = x[(positions.sample, *tuple(positions.place.T))][None]
+        return vectors
     window, rows = layer.window, len(positions.sample)
     index, inside = [], np.ones((rows, *([1] * len(window.kernel))), bool)
     for axis, size in enumerate(x.shape[2:]):
@@ -99,7 +102,8 @@ def input_rows(layer: Layer, x: Array, positions: Positions) -> Array:
         index.append(np.where(valid, reached, 0).reshape(span))
         inside = inside & valid.reshape(span)
     sample = positions.sample.reshape(-1, *([1] * len(window.kernel)))
-    patches = x[(sample, slice(None), *index)]  # advanced axes come first, channels last: (R, *window, C)
+    chosen: tuple[Any, ...] = (sample, slice(None), *index)
+    patches = x[chosen]  # advanced axes come first, channels last: (R, *window, C)
     patches[~inside] = 0
     groups = window.groups
     patches = patches.reshape(rows, -1, groups, x.shape[1] // groups)  # (R, taps, G, C/g)

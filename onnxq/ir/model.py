@@ -84,6 +84,14 @@ class Model:
         """The graph's outputs."""
         return tuple(_info(t) for t in self.graph.outputs)
 
+    def constant(self, name: str) -> NDArray[np.float32]:
+        """The value of a constant of the main graph as float32.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return np.asarray(self.graph.tensors()[name].values, np.float32)
+
     def with_graph(self, graph: gs.Graph, **changes: Any) -> Model:
         """The same model around another graph."""
         return replace(self, graph=graph, **changes)

@@ -128,7 +128,7 @@ def stage_model(
         import_domains=model.graph.import_domains,
         name=f"stage {stage.depth}",
     )
-    proto = gs.export_onnx(graph, do_type_check=False)
+    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
     inputs = {name: types[name] for name in stage.reads}
     layer_of = {layer.name: layer for layer in stage.layers}
@@ -165,9 +165,7 @@ def _replace_constants(
 
 def _quantise(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:
     """Put an 8-bit Q/DQ pair behind the node that makes a tensor."""
-    for index, node in enumerate(graph.node):
-        if name in node.output:
-            break
+    index, node = next((i, n) for i, n in enumerate(graph.node) if name in n.output)
     raw, integer, scale, zero = (f"{name}/{part}" for part in ("raw", "integer", "scale", "zero_point"))
     graph.initializer.append(numpy_helper.from_array(np.asarray(params.scale, np.float32), scale))
     graph.initializer.append(numpy_helper.from_array(np.asarray(params.zero_point, np.uint8), zero))

@@ -30,6 +30,7 @@ from onnxq.passes.draft import Draft, op_of
 
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Clip", "Add")
 
+
 @dataclass(frozen=True)
 class Group:
     """Tensors whose channels must be scaled alike.
@@ -116,7 +117,7 @@ def equalise(model: Model, groups: Sequence[Group], factors: Sequence[NDArray[np
         for layer in group.makers:
             _scale_outputs(draft, nodes[layer.name], layer, factor)
         for layer in group.readers:
-            _scale_inputs(draft, nodes[layer.name], layer, 1 / factor)
+            _scale_inputs(draft, nodes[layer.name], layer, np.reciprocal(factor))
     return draft.finish()
 
 
@@ -125,7 +126,9 @@ def _joins(draft: Draft, node: gs.Node) -> bool:
     op = op_of(node)
     if op == "Flatten":
         shape = node.inputs[0].shape
-        return node.attrs.get("axis", 1) == 1 and shape is not None and len(shape) > 2 and all(d == 1 for d in shape[2:])
+        return (
+            node.attrs.get("axis", 1) == 1 and shape is not None and len(shape) > 2 and all(d == 1 for d in shape[2:])
+        )
     if op == "Add":
         return not any(isinstance(t, gs.Constant) for t in node.inputs) and _same_shape(node)
     if op == "Clip":

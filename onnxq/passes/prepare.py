@@ -10,6 +10,7 @@ from onnxq.passes.explicit_padding import explicit_padding
 from onnxq.passes.fold_batchnorm import fold_batchnorm
 from onnxq.passes.fold_pad import fold_pad
 from onnxq.passes.lift_constants import lift_constants
+from onnxq.passes.matmul_to_gemm import matmul_to_gemm
 from onnxq.passes.plain_gemm import plain_gemm
 
 # Each needs those before it: a BatchNormalization is found behind its layer only when no Identity stands
@@ -19,6 +20,7 @@ PASSES = (
     drop_identity,
     lift_constants,
     explicit_padding,
+    matmul_to_gemm,
     plain_gemm,
     fold_pad,
     fold_batchnorm,

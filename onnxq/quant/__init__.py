@@ -1,0 +1,1 @@
+"""The mathematics of affine quantisation: grids, rounding, ranges and scales."""

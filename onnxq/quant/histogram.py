@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 HALF_BINS = 8192
 """Bins on either side of zero: at least 32 a step of an 8-bit grid over the range seen."""
 
+SMALLEST_LIMIT = 2.0**-100
+"""Half the range of a tensor of zeros: its bins are still normal float32 numbers."""
+
 LARGEST_SAMPLE = 1 << 20
 """Values counted of one batch; of a larger batch every n-th, at a stride that is odd so as not to follow the axes."""
 
@@ -44,21 +47,19 @@ class Histogram:
         flat = values.reshape(-1)
         if flat.size > LARGEST_SAMPLE:
             flat = flat[:: (flat.size // LARGEST_SAMPLE) | 1]
-        index = (flat * np.float32(HALF_BINS / limit) + np.float32(HALF_BINS)).astype(np.int64)
-        fresh = np.bincount(index.clip(0, 2 * HALF_BINS - 1), minlength=2 * HALF_BINS)
+        index = np.floor(flat * np.float32(HALF_BINS / limit)).astype(np.int64)  # exact: a power of two, then a floor
+        fresh = np.bincount((index + HALF_BINS).clip(0, 2 * HALF_BINS - 1), minlength=2 * HALF_BINS)
         return Histogram(limit=limit, counts=counts + fresh, low=low, high=high)
 
     @property
     def centres(self) -> NDArray[np.float64]:
         """The value each bin stands for, (2·HALF_BINS,)."""
-        centres: NDArray[np.float64] = (np.arange(2 * HALF_BINS) + 0.5 - HALF_BINS) * (self.limit / HALF_BINS)
-        return centres
+        bins = np.arange(2 * HALF_BINS, dtype=np.float64)
+        return (bins + (0.5 - HALF_BINS)) * (self.limit / HALF_BINS)
 
 
 def _grown(limit: float, counts: NDArray[np.int64], reach: float) -> tuple[float, NDArray[np.int64]]:
-    needed = 2.0 ** math.ceil(math.log2(reach)) if reach > 0 else 2.0**-126
-    if needed <= reach:
-        needed *= 2  # the range is half open
+    needed = math.ldexp(1.0, math.frexp(max(reach, SMALLEST_LIMIT))[1])  # above reach: the range is half open
     if limit == 0:
         return needed, counts
     while limit < needed:

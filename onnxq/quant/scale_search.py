@@ -45,7 +45,8 @@ def weight_scale(
         trial = (h * gap * gap).sum(axis=1, dtype=np.float64)
         better = trial < error
         best, error = np.where(better, scale, best), np.where(better, trial, error)
-    return best.astype(np.float32)
+    found: NDArray[np.float32] = best.astype(np.float32)
+    return found
 
 
 def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:

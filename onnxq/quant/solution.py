@@ -71,7 +71,8 @@ def smallest_weight_scale(
     |b| / (s_x · s_w) ≤ 2^30 asks for s_w ≥ |b| / (s_x · 2^30).
     """
     largest = np.abs(bias).reshape(-1, columns).max(axis=0)
-    return (largest / (np.float32(input_scale) * np.float32(INT32_ROOM))).astype(np.float32)
+    scale: NDArray[np.float32] = (largest / (np.float32(input_scale) * np.float32(INT32_ROOM))).astype(np.float32)
+    return scale
 
 
 def on_bias_grid(bias: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -38,12 +38,12 @@ class QuantSpec:
     @property
     def qmin(self) -> int:
         """Lowest integer of the grid."""
-        return -(2 ** (self.bits - 1)) + int(self.narrow) if self.signed else 0
+        return int(self.narrow) - (1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def qmax(self) -> int:
         """Highest integer of the grid."""
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << (self.bits - 1 if self.signed else self.bits)) - 1
 
 
 def weight_spec(bits: int) -> QuantSpec:

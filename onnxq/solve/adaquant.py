@@ -16,6 +16,7 @@ eqs. 2 and 3; the mixing of quantised and float inputs is Wei et al., "QDrop", I
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from jax.typing import ArrayLike
 from onnxq.config import Refinement
 from onnxq.quant.affine import dequantize, quantize
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.problem import LayerProblem, Solution, Status
+from onnxq.solve.problem import Array, LayerProblem, Solution, Status
 from onnxq.solve.start import scored
 
 CHECKS = 12
@@ -37,6 +38,9 @@ CHECKS = 12
 
 MOST_HELD_ROWS = 4096
 """Hold-out rows that an evaluation uses at most."""
+
+STEP_ELEMENTS, FEWEST_ROWS = 2**19, 64
+"""Inputs that a step reads: wide layers take fewer rows, down to a floor; depthwise ones are wide in this sense."""
 
 
 class Unknowns(NamedTuple):
@@ -84,34 +88,52 @@ class Setting(NamedTuple):
 def refine(problem: LayerProblem, start: Solution, options: Refinement, seed: int) -> Solution:
     """Refine a starting solution; gives it back unless the hold-out prefers the result.
 
+    Scales, input grid and bias are learnt first, then the weights with them: weights that move over
+    their grid while the grid itself still moves do more harm than good.
+
     Args:
         problem: the layer and its rows.
         start: where to begin.
         options: what is learnt, how fast and how long.
         seed: of the rows drawn and of the mixing.
     """
+    best = start
+    for phase, learn_weights in enumerate((False, True)):
+        if learn_weights and not options.learn_weights:
+            break
+        found = _descent(problem, best, replace(options, learn_weights=learn_weights), seed + phase)
+        if found is None:
+            return replace(best, status=Status.FALLEN_BACK)
+        best = found if found.loss < best.loss else best
+    return best
+
+
+def _descent(problem: LayerProblem, start: Solution, options: Refinement, seed: int) -> Solution | None:
+    """The best iterate of one descent; None when it met NaN or infinity."""
     rng = np.random.default_rng([seed, 1])
-    train = np.flatnonzero(problem.train)
-    held = np.flatnonzero(problem.held)
+    train, held = np.flatnonzero(problem.train), np.flatnonzero(problem.held)
     held = held[:: -(-len(held) // MOST_HELD_ROWS)]
-    steps = -(-options.steps // CHECKS)
-    batches = rng.choice(train, size=(CHECKS, steps, options.rows))
-    initial = _initial(problem, start)
-    best, loss, finite = _descend(
-        initial,
+    each = problem.x.shape[0] * problem.x.shape[2]
+    rows = int(np.clip(STEP_ELEMENTS // each, FEWEST_ROWS, options.rows))
+    batches = rng.choice(train, size=(CHECKS, -(-options.steps // CHECKS), rows))
+    best, finite = _descend(
+        _initial(problem, start),
         _setting(problem, start, options),
-        jnp.asarray(problem.x),
-        jnp.asarray(problem.x_float) if options.mixing else None,
-        jnp.asarray(problem.y),
+        _row_major(problem.x),
+        _row_major(problem.x_float) if options.mixing else None,
+        _row_major(problem.y),
         jnp.asarray(batches),
         jnp.asarray(held),
         jax.random.key(seed),
         jnp.float32(options.mixing),
     )
     refined = scored(problem, _solution(problem, start, jax.tree.map(np.asarray, best)))
-    if not bool(finite) or not np.isfinite(refined.loss):
-        return Solution(start.integers, start.scale, start.bias, start.input, start.loss, Status.FALLEN_BACK)
-    return refined if refined.loss < start.loss else start
+    return refined if bool(finite) and np.isfinite(refined.loss) else None
+
+
+def _row_major(rows: Array) -> jax.Array:
+    """Rows first, (R, G, ·): one draw is one stretch of memory."""
+    return jnp.asarray(np.ascontiguousarray(rows.transpose(1, 0, 2)))
 
 
 def _initial(problem: LayerProblem, start: Solution) -> Unknowns:
@@ -189,11 +211,15 @@ def predict(
     integers = straight_through(jnp.round(clipped), clipped)
     weight = integers * (setting.scale * jnp.exp(unknowns.log_scale))[:, None]
     bias = setting.bias + setting.deviation * unknowns.bias
-    made = jnp.matmul(read, weight, precision=lax.Precision.HIGHEST) + bias[:, None]
+    if weight.shape[2] == 1:  # depthwise: a batch of tiny products is slow on a CPU, a weighted sum is not
+        made = (read * weight.transpose(0, 2, 1)).sum(axis=2, keepdims=True)
+    else:
+        made = jnp.matmul(read, weight, precision=lax.Precision.HIGHEST)
+    made = made + bias[:, None]
     return jnp.clip(made, setting.clipping[0], setting.clipping[1])
 
 
-@partial(jax.jit, static_argnames=())
+@jax.jit
 def _descend(
     initial: Unknowns,
     setting: Setting,
@@ -204,16 +230,19 @@ def _descend(
     held: jax.Array,
     key: jax.Array,
     mixing: jax.Array,
-) -> tuple[Unknowns, jax.Array, jax.Array]:
-    """The best iterate on the hold-out, its loss, and whether every loss was finite."""
+) -> tuple[Unknowns, jax.Array]:
+    """The best iterate on the hold-out, and whether every loss was finite; x and y are (R, G, ·)."""
     adam = optax.scale_by_adam(b1=0.9, b2=0.99)
     total = batches.shape[0] * batches.shape[1]
 
     def loss(unknowns: Unknowns, rows: jax.Array, key: jax.Array | None) -> jax.Array:
-        chosen, wanted = x[:, rows], jnp.clip(y[:, rows], setting.clipping[0], setting.clipping[1])
-        mix = key is not None and x_float is not None
-        keep = jax.random.bernoulli(key, 1 - mixing, chosen.shape) if mix else None
-        made = predict(unknowns, setting, chosen, keep, x_float[:, rows] if x_float is not None and mix else None)
+        chosen = x[rows].swapaxes(0, 1)
+        wanted = jnp.clip(y[rows].swapaxes(0, 1), setting.clipping[0], setting.clipping[1])
+        keep = other = None
+        if key is not None and x_float is not None:
+            keep = jax.random.bernoulli(key, 1 - mixing, chosen.shape)
+            other = x_float[rows].swapaxes(0, 1)
+        made = predict(unknowns, setting, chosen, keep, other)
         return jnp.square((made - wanted) / setting.deviation).mean()
 
     def step(
@@ -237,8 +266,8 @@ def _descend(
         return (unknowns, state, count, best, jnp.where(better, value, least)), jnp.isfinite(values).all()
 
     carry = (initial, adam.init(initial), jnp.int32(0), initial, loss(initial, held, None))
-    (_, _, _, best, least), finite = lax.scan(stretch, carry, batches)
-    return best, least, finite.all()
+    (_, _, _, best, _), finite = lax.scan(stretch, carry, batches)
+    return best, finite.all()
 
 
 def _solution(problem: LayerProblem, start: Solution, found: Unknowns) -> Solution:

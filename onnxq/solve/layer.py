@@ -60,12 +60,15 @@ def make_problem(
 def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) -> LayerSolution:
     """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored."""
     began = time.perf_counter()
-    plain = nearest(problem)
     problem = fitted_input(problem)
-    solution = second_order(problem) if config.second_order else plain
+    plain = nearest(problem)
+    solution = second_order(problem, plain) if config.second_order else plain
     if config.preset == "advanced":
-        from onnxq.solve.adaquant import refine  # JAX takes a second to load, and the light preset does without
+        # JAX takes a second to load, and the light preset does without it.
+        from onnxq.solve.adaquant import refine
+        from onnxq.solve.compilation import keep_compiled_programs
 
+        keep_compiled_programs()
         solution = refine(problem, solution, config.refinement, seed)
     settled = scored(problem, _settle(layer, problem, solution))
     columns = settled.scale[0] if problem.shared_scales else settled.scale.reshape(-1)

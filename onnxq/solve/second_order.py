@@ -43,9 +43,9 @@ class Moments:
     xy: Double
 
 
-def moments(x: Array, y: Array) -> Moments:
-    """Moments of rows x (G, R, K) and y (G, R, N)."""
-    x_mean, y_mean = x.mean(axis=1, dtype=np.float64), y.mean(axis=1, dtype=np.float64)
+def moments(x: Array, y: Array, *, about_mean: bool = True) -> Moments:
+    """Moments of rows x (G, R, K) and y (G, R, N): about their means, which a bias closes, or else about zero."""
+    x_mean, y_mean = about_mean * x.mean(axis=1, dtype=np.float64), about_mean * y.mean(axis=1, dtype=np.float64)
     centred = x - x_mean[:, None].astype(np.float32)
     transposed = centred.transpose(0, 2, 1)
     rows = x.shape[1]
@@ -57,20 +57,40 @@ def moments(x: Array, y: Array) -> Moments:
 def damped(xx: Double, damping: float) -> Double:
     """H + λI with λ = damping · mean of H's diagonal, a group at a time."""
     diagonal = np.einsum("gkk->gk", xx).mean(axis=1)
-    return xx + (damping * np.maximum(diagonal, 1e-12))[:, None, None] * np.eye(xx.shape[-1])
+    ridge: Double = np.maximum(diagonal, 1e-12) * damping
+    return np.asarray(xx + ridge[:, None, None] * np.eye(xx.shape[-1]), np.float64)
 
 
-def least_squares_target(m: Moments, weight: Array, damping: float) -> Double:
-    """The real weights that suit the quantised inputs best, (G, K, N)."""
-    correction: Double = np.linalg.solve(damped(m.xx, damping), m.xy - m.xx @ weight)
-    return weight + correction
+def least_squares_target(m: Moments, hessian: Double, weight: Array) -> Double:
+    """The real weights that suit the quantised inputs best, (G, K, N); ``hessian`` is the damped one."""
+    return np.asarray(weight + np.linalg.solve(hessian, m.xy - m.xx @ weight), np.float64)
 
 
-def propagate_rounding(hessian: Double, target: Double, scale: Array, qmin: int, qmax: int) -> Array:
+@dataclass(frozen=True)
+class Factor:
+    """A Hessian factorised for rounding.
+
+    Attributes:
+        order: columns by rising diagonal, (G, K); they are rounded from the last to the first.
+        upper: R of the permuted Hessian RᵀR, (G, K, K).
+    """
+
+    order: NDArray[np.intp]
+    upper: Array
+
+
+def factorise(hessian: Double) -> Factor:
+    """Factor of a positive definite Hessian, (G, K, K)."""
+    order = np.argsort(np.einsum("gkk->gk", hessian), axis=1, kind="stable")
+    permuted = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
+    return Factor(order=order, upper=np.linalg.cholesky(permuted).transpose(0, 2, 1).astype(np.float32))
+
+
+def propagate_rounding(factor: Factor, target: Double, scale: Array, qmin: int, qmax: int) -> Array:
     """Round a target column by column, each column making up for the errors of those before it.
 
     Args:
-        hessian: positive definite, (G, K, K).
+        factor: of the Hessian.
         target: real weights, (G, K, N).
         scale: (G, N).
         qmin: lowest integer.
@@ -79,21 +99,19 @@ def propagate_rounding(hessian: Double, target: Double, scale: Array, qmin: int,
     Returns:
         Integers, (G, K, N), float32.
     """
-    order = np.argsort(np.einsum("gkk->gk", hessian), axis=1, kind="stable")  # rounded from the last to the first
-    permuted = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
-    factor = np.linalg.cholesky(permuted).transpose(0, 2, 1).astype(np.float32)
-    wanted = (np.take_along_axis(target, order[:, :, None], 1) / scale[:, None]).astype(np.float32)
+    order, upper = factor.order[:, :, None], factor.upper
+    wanted = (np.take_along_axis(target, order, 1) / scale[:, None]).astype(np.float32)
     integers, error = np.empty_like(wanted), np.zeros_like(wanted)
     for stop in range(wanted.shape[1], 0, -BLOCK):
         start = max(stop - BLOCK, 0)
-        pushed = np.matmul(factor[:, start:stop, stop:], error[:, stop:])
+        pushed = np.matmul(upper[:, start:stop, stop:], error[:, stop:])
         for k in range(stop - 1, start - 1, -1):
-            inner = np.matmul(factor[:, k : k + 1, k + 1 : stop], error[:, k + 1 : stop])[:, 0]
-            push = (pushed[:, k - start] + inner) / factor[:, k, k, None]
+            inner = np.matmul(upper[:, k : k + 1, k + 1 : stop], error[:, k + 1 : stop])[:, 0]
+            push = (pushed[:, k - start] + inner) / upper[:, k, k, None]
             integers[:, k] = (wanted[:, k] + push).round().clip(qmin, qmax)
             error[:, k] = wanted[:, k] - integers[:, k]
     result = np.empty_like(integers)
-    np.put_along_axis(result, np.broadcast_to(order[:, :, None], integers.shape), integers, 1)
+    np.put_along_axis(result, np.broadcast_to(order, integers.shape), integers, 1)
     return result
 
 
@@ -107,4 +125,4 @@ def fitted_scale(hessian: Double, target: Double, integers: Array, scale: Array)
 
 def closing_bias(m: Moments, weight: Array) -> Array:
     """The bias that gives the quantised layer the float layer's mean output, (G, N)."""
-    return (m.y_mean - np.einsum("gk,gkn->gn", m.x_mean, weight)).astype(np.float32)
+    return np.asarray(m.y_mean - np.einsum("gk,gkn->gn", m.x_mean, weight), np.float32)

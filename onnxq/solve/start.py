@@ -15,6 +15,7 @@ from onnxq.solve.second_order import (
     Moments,
     closing_bias,
     damped,
+    factorise,
     fitted_scale,
     least_squares_target,
     moments,
@@ -88,27 +89,40 @@ def scored(problem: LayerProblem, solution: Solution) -> Solution:
     return Solution(solution.integers, solution.scale, solution.bias, solution.input, loss, solution.status)
 
 
-def second_order(problem: LayerProblem) -> Solution:
-    """The better of nearest and of error-propagating rounding at several dampings, judged on the hold-out."""
+def second_order(problem: LayerProblem, plain: Solution) -> Solution:
+    """The better of a plain solution and of error-propagating rounding at several dampings, judged on the hold-out.
+
+    Args:
+        problem: the layer and its rows.
+        plain: what to beat.
+    """
     x = quantised_rows(problem.x[:, problem.train], problem.input)
-    m = moments(x, problem.y[:, problem.train])
-    candidates = [nearest(problem)]
-    for damping in DAMPINGS:
-        solution = _rounded(problem, m, damping)
-        if np.isfinite(solution.loss):
-            candidates.append(solution)
-    return min(candidates, key=lambda s: s.loss)
-
-
-def _rounded(problem: LayerProblem, m: Moments, damping: float) -> Solution:
-    spec = problem.weight_spec
-    hessian, target = damped(m.xx, damping), least_squares_target(m, problem.weight, damping)
-    importance = np.einsum("gkk->gk", hessian).astype(np.float32)
-    scale = search_scale(problem, target.astype(np.float32), importance)
-    integers = propagate_rounding(hessian, target, scale, spec.qmin, spec.qmax)
+    y = problem.y[:, problem.train] if problem.fit_bias else problem.y[:, problem.train] - problem.bias[:, None]
+    m = moments(x, y, about_mean=problem.fit_bias)
+    trials = [_Trial(problem, m, damping) for damping in DAMPINGS]
+    solutions = [trial.solution(trial.scale) for trial in trials]
+    best = min(range(len(trials)), key=lambda i: solutions[i].loss)
+    solution, trial = solutions[best], trials[best]
     for _ in range(0 if problem.shared_scales else SCALE_ROUNDS):
-        scale = fitted_scale(hessian, target, integers, scale)
-        integers = propagate_rounding(hessian, target, scale, spec.qmin, spec.qmax)
-    weight = integers * scale[:, None]
-    bias = closing_bias(m, weight) if problem.fit_bias else problem.bias
-    return scored(problem, Solution(integers, scale, bias, problem.input, 0.0, Status.SECOND_ORDER))
+        fitted = trial.solution(fitted_scale(trial.hessian, trial.target, solution.integers, solution.scale))
+        solution = fitted if fitted.loss < solution.loss else solution
+    return solution if solution.loss < plain.loss else plain
+
+
+class _Trial:
+    """Rounding at one damping."""
+
+    def __init__(self, problem: LayerProblem, m: Moments, damping: float) -> None:
+        self._problem, self._moments = problem, m
+        self.hessian = damped(m.xx, damping)
+        self.target = least_squares_target(m, self.hessian, problem.weight)
+        self._factor = factorise(self.hessian)
+        importance = np.einsum("gkk->gk", self.hessian).astype(np.float32)
+        self.scale = search_scale(problem, self.target.astype(np.float32), importance)
+
+    def solution(self, scale: Array) -> Solution:
+        """The target rounded at given scales."""
+        problem, spec = self._problem, self._problem.weight_spec
+        integers = propagate_rounding(self._factor, self.target, scale, spec.qmin, spec.qmax)
+        bias = closing_bias(self._moments, integers * scale[:, None]) if problem.fit_bias else problem.bias
+        return scored(problem, Solution(integers, scale, bias, problem.input, 0.0, Status.SECOND_ORDER))

@@ -1,0 +1,176 @@
+"""Accuracy, size and time of quantised networks: one row a network and bit-width.
+
+    python benchmarks/accuracy.py                                 the bundled network
+    python benchmarks/accuracy.py --assets DIR [--cases a,b]      networks described by DIR/cases.py
+    ... --bits w8a8,w4a8,w4a4 --presets light,advanced --samples 512 --out results
+
+DIR/cases.py defines ``CASES``: by name, an object with ``model`` (a path), ``calibration(n)`` (batches of
+inputs) and ``evaluation()`` (batches of inputs with labels). Every network is quantised with first and last
+layers at 8 bits and judged on its whole evaluation set at onnxruntime's default level, against its own float
+outputs. Results go to OUT.json and OUT.md with the machine, the versions and the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.config import make_config
+from onnxq.data import read_feeds, read_labels
+from onnxq.ir.load import load
+from onnxq.models import bundled
+from onnxq.pipeline import quantize
+from onnxq.verify import verify
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with data; ``evaluation`` gives batches of inputs, ``labels`` all labels in their order."""
+
+    name: str
+    model: Path
+    calibration: Callable[[int], Any]
+    evaluation: Callable[[], Iterable[Any]]
+    labels: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantisation, judged."""
+
+    network: str
+    bits: str
+    preset: str
+    kl: float | None
+    top1_fp32: float | None
+    top1: float | None
+    sqnr_db: float | None
+    size: float
+    seconds: float
+    loads: bool
+    largest_level_difference: float | None
+
+
+def bundled_network() -> Network:
+    """The network that is installed with the package."""
+    files = bundled()
+    inputs = load(files.model).inputs
+    return Network(
+        "digits",
+        files.model,
+        lambda _: files.calibration,
+        lambda: read_feeds(files.evaluation, inputs, batch=64, ignore={"labels"}),
+        lambda: read_labels(files.evaluation, "labels"),
+    )
+
+
+def described_networks(folder: Path, names: list[str]) -> list[Network]:
+    """Networks with labels from a folder's ``cases.py``."""
+    spec = importlib.util.spec_from_file_location("cases", folder / "cases.py")
+    assert spec and spec.loader, f"{folder} has no cases.py"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["cases"] = module
+    spec.loader.exec_module(module)
+
+    def network(name: str, case: Any) -> Network:
+        return Network(
+            name,
+            case.model,
+            case.calibration,
+            lambda: (feed for feed, _ in case.evaluation()),
+            lambda: np.concatenate([labels for _, labels in case.evaluation()]),
+        )
+
+    chosen = {n: c for n, c in module.CASES.items() if c.metric == "top1" and (not names or n in names)}
+    return [network(name, case) for name, case in chosen.items()]
+
+
+def measure(network: Network, bits: str, preset: str, samples: int) -> Row:
+    """Quantise and judge one network; ``bits`` reads like ``w4a8``."""
+    weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
+    config = make_config({"weights": weights, "activations": activations, "preset": preset, "samples": samples})
+    began = time.perf_counter()
+    result = quantize(network.model, network.calibration(samples), config)
+    seconds = time.perf_counter() - began
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quantised.onnx"
+        result.save(path)
+        report = verify(
+            network.model, path, network.evaluation(), labels=network.labels(), classification=True, latency=False
+        ).to_dict()
+    (output,) = report["outputs"].values()
+    differences = [level["relative_diff"] for level in report["loads"].values() if level["ok"]]
+    return Row(
+        network=network.name,
+        bits=bits,
+        preset=preset,
+        kl=output["kl"],
+        top1_fp32=output["top1_fp32"],
+        top1=output["top1_quantized"],
+        sqnr_db=output["sqnr_db"],
+        size=report["quantized"] / report["fp32"],
+        seconds=seconds,
+        loads=all(level["ok"] for level in report["loads"].values()),
+        largest_level_difference=max(differences, default=None),
+    )
+
+
+def machine() -> dict[str, str]:
+    """Where and with what the figures were made."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    versions = {name: version(name) for name in ("onnxq", "onnx", "onnxruntime", "jax", "numpy")}
+    return {"processor": platform.processor() or platform.machine(), "commit": commit.stdout.strip(), **versions}
+
+
+def markdown(rows: list[Row]) -> str:
+    """The rows as a table for people."""
+    lines = [
+        "| network | bits | preset | KL, nats | top-1 float → quantised | size | seconds | all levels load |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r.network} | {r.bits.upper()} | {r.preset} | {r.kl:.4f} | {r.top1_fp32:.2f} → {r.top1:.2f} "
+            f"| {100 * r.size:.0f}% | {r.seconds:.0f} | {'yes' if r.loads else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path)
+    parser.add_argument("--cases", default="")
+    parser.add_argument("--bits", default="w8a8,w4a8,w4a4")
+    parser.add_argument("--presets", default="light,advanced")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--out", type=Path, default=Path("accuracy"))
+    args = parser.parse_args()
+    names = [n for n in args.cases.split(",") if n]
+    networks = described_networks(args.assets, names) if args.assets else [bundled_network()]
+    rows: list[Row] = []
+    for network in networks:
+        for bits in args.bits.split(","):
+            for preset in args.presets.split(","):
+                rows.append(measure(network, bits, preset, args.samples))
+                print(markdown(rows[-1:]).splitlines()[-1], flush=True)
+                record = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+                args.out.with_suffix(".json").write_text(json.dumps(record, indent=2))
+                args.out.with_suffix(".md").write_text(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What a whole network is judged by: its outputs beside those of the float network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.execute.ort import Session
+
+Feed = Mapping[str, NDArray[np.generic]]
+
+EQUAL_NORMS = 1e-3
+"""Vectors whose lengths differ by less, relatively, are normalised embeddings and not class scores."""
+
+
+class Objective(Enum):
+    """How an output is compared."""
+
+    KL = "divergence of the softmax, in nats"
+    MSE = "squared error relative to the output's power"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor that the quantised network should reproduce.
+
+    Attributes:
+        tensor: its name; the class scores before a final Softmax stand for its output.
+        objective: how it is compared.
+        values: what the float network makes of each feed.
+        power: mean square of those values.
+    """
+
+    tensor: str
+    objective: Objective
+    values: Sequence[NDArray[np.generic]]
+    power: float
+
+    def loss(self, wanted: jax.Array, made: jax.Array) -> jax.Array:
+        """Loss of each sample, (B,)."""
+        if self.objective is Objective.KL:
+            log_p, log_q = jax.nn.log_softmax(wanted), jax.nn.log_softmax(made)
+            return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+        error = jnp.square(made - wanted) / self.power
+        return error.reshape(error.shape[0], -1).mean(axis=1) if error.ndim else error[None]
+
+
+def find_targets(
+    model: onnx.ModelProto, feeds: Sequence[Feed], objective: Literal["auto", "kl", "mse"]
+) -> tuple[Target, ...]:
+    """The floating-point outputs of a model, and what the float network makes of the feeds.
+
+    Raises:
+        UnsupportedError: onnxruntime cannot run the model.
+    """
+    names = list(dict.fromkeys(_scores(model, o.name) for o in model.graph.output))
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = Session(probe, "the float network")
+    made = [session.run(feed, names) for feed in feeds]
+    targets = []
+    for name in names:
+        values = [m[name] for m in made]
+        if np.issubdtype(values[0].dtype, np.floating):
+            power = float(np.mean([np.mean(np.square(v.astype(np.float64))) for v in values]))
+            chosen = _objective(values[0], objective)
+            targets.append(Target(name, chosen, values, max(power, np.finfo(np.float32).tiny)))
+    return tuple(targets)
+
+
+def _scores(model: onnx.ModelProto, output: str) -> str:
+    """The operand of a Softmax or LogSoftmax over the last of two axes that makes an output, else the output."""
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*model.graph.value_info, *model.graph.output)}
+    for node in model.graph.node:
+        if output in node.output and node.op_type in ("Softmax", "LogSoftmax") and ranks.get(output) == 2:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
+            return node.input[0] if axis in (-1, 1) else output
+    return output
+
+
+def _objective(values: NDArray[np.generic], asked: Literal["auto", "kl", "mse"]) -> Objective:
+    if asked != "auto":
+        return Objective[asked.upper()]
+    if values.ndim != 2 or values.shape[1] < 2:
+        return Objective.MSE
+    lengths = np.linalg.norm(values.astype(np.float64), axis=1)
+    normalised = len(lengths) > 1 and np.ptp(lengths) <= EQUAL_NORMS * lengths.max()
+    return Objective.MSE if normalised else Objective.KL

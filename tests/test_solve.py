@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_models import normal
+
+from onnxq.config import Config
+from onnxq.ir.layer import Layer, Window
+from onnxq.quant.affine import fake_quantize
+from onnxq.quant.solution import INT32_ROOM, bias_integers, bias_scale
+from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
+from onnxq.solve.layer import solve_layer
+from onnxq.solve.problem import LayerProblem, Status, output_error, quantised_rows
+from onnxq.solve.start import fitted_input, nearest, scored, second_order
+
+INFINITY = float("inf")
+
+
+def problem(**changes: object) -> LayerProblem:
+    """A layer of 2 groups, 12 inputs and 5 outputs, whose network before it is a little off; a ReLU follows."""
+    float_x, w, b = np.abs(normal(0, 2, 400, 12)), normal(1, 2, 12, 5), normal(2, 2, 5)
+    fields: dict[str, object] = {
+        "x": (float_x * 1.03 + 0.02 * np.abs(normal(3, 2, 400, 12))).astype(np.float32),
+        "x_float": float_x,
+        "y": np.matmul(float_x, w) + b[:, None],
+        "train": np.arange(400) % 8 != 7,
+        "weight": w,
+        "bias": b,
+        "low": 0.0,
+        "high": INFINITY,
+        "weight_spec": weight_spec(3),
+        "input": QuantParams(activation_spec(6), np.float32(0.06)),
+        "shared_scales": False,
+        "fit_input": True,
+        "fit_bias": True,
+    }
+    return LayerProblem(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_the_hold_out_is_what_is_not_fitted_and_everything_where_all_is() -> None:
+    np.testing.assert_array_equal(problem().held, ~problem().train)
+    everything = np.ones(400, bool)
+    np.testing.assert_array_equal(problem(train=everything).held, everything)
+
+
+def test_the_output_error_is_relative_to_the_spread_behind_the_clipping() -> None:
+    p = problem(low=0.0, high=2.0)
+    held = p.y[:, p.held]
+    assert output_error(p, held, p.held) == 0
+    assert output_error(p, np.where(held < 0, held - 9, held), p.held) == 0  # below the clipping
+    mean = np.broadcast_to(held.clip(0, 2).mean(axis=1, keepdims=True), held.shape)
+    assert output_error(p, mean, p.held) == pytest.approx(1, rel=1e-5)
+
+
+def test_rows_are_quantised_as_tensors_are() -> None:
+    p = problem()
+    assert p.input is not None
+    np.testing.assert_array_equal(quantised_rows(p.x, p.input), fake_quantize(p.x, p.input))
+    assert quantised_rows(p.x, None) is p.x
+
+
+@pytest.mark.parametrize("changes", [{}, {"input": None}, {"shared_scales": True}, {"fit_bias": False}, {"high": 3.0}])
+def test_the_second_order_start_is_never_worse_than_nearest_and_mostly_better(changes: dict[str, object]) -> None:
+    p = problem(**changes)
+    plain = nearest(p)
+    found = second_order(p, plain)
+    assert found.loss <= plain.loss
+    assert found.status is Status.SECOND_ORDER and found.loss < 0.7 * plain.loss
+    assert found.loss == scored(p, found).loss
+    if p.shared_scales:
+        np.testing.assert_array_equal(found.scale[0], found.scale[1])
+    if not p.fit_bias:
+        np.testing.assert_array_equal(found.bias, p.bias)
+
+
+def test_nearest_is_kept_where_the_hold_out_prefers_it() -> None:
+    p = problem(train=np.arange(400) < 3, weight_spec=weight_spec(8))  # three rows teach nothing
+    plain = nearest(p)
+    assert second_order(p, plain).loss <= plain.loss
+
+
+def test_the_fitted_input_grid_lowers_the_error_behind_the_weights() -> None:
+    p = problem(input=QuantParams(activation_spec(4), np.float32(0.6)))
+
+    def error(grid: QuantParams | None) -> float:
+        return float(np.square(np.matmul(quantised_rows(p.x, grid) - p.x, p.weight)).mean())
+
+    fitted = fitted_input(p).input
+    assert fitted is not None and fitted.zero_point == 0
+    assert error(fitted) < 0.7 * error(p.input)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"fit_input": False}, {"input": None}, {"input": QuantParams(activation_spec(16), np.float32(1e-4))}]
+)
+def test_an_input_grid_that_is_not_the_layers_own_or_needs_no_fit_is_left(changes: dict[str, object]) -> None:
+    assert fitted_input(problem(**changes)).input == problem(**changes).input
+
+
+CONV = Layer(
+    "c",
+    "Conv",
+    "x",
+    "y",
+    "w",
+    "b",
+    (10, 3, 2, 2),
+    0,
+    Window((2, 2), (1, 1), (1, 1), (0, 0), (0, 0), 2),
+    False,
+    0,
+    INFINITY,
+    "y",
+)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_a_solved_layer_holds_integers_of_its_grid_in_the_stored_shape(bits: int) -> None:
+    p = problem(weight_spec=weight_spec(bits))
+    found = solve_layer(CONV, p, Config(preset="light"), 0)
+    assert found.integers.shape == CONV.weight_shape and found.integers.dtype == np.int16
+    assert p.weight_spec.qmin <= found.integers.min() and found.integers.max() <= p.weight_spec.qmax
+    assert found.weight.scale.shape == (10,) and found.loss <= found.loss_nearest * 1.001
+
+
+def test_a_channel_whose_bias_would_overflow_gets_wider_steps() -> None:
+    weight, bias = problem().weight.copy(), problem().bias.copy()
+    weight[1, :, 2], bias[1, 2] = 1e-9, 50
+    p = problem(weight=weight, bias=bias)
+    p = replace(p, y=np.matmul(p.x_float, weight) + bias[:, None], weight_spec=weight_spec(8))
+    found = solve_layer(CONV, p, Config(preset="light"), 0)
+    assert found.input is not None and found.bias is not None
+    stored = bias_integers(found.bias, bias_scale(found.input.scale, found.weight.scale, 10)).astype(np.int64)
+    assert np.abs(stored).max() <= 1.001 * INT32_ROOM
+    assert found.bias[7] == pytest.approx(50, abs=0.01) and found.loss < 5e-3  # that of a 6-bit input
