@@ -32,8 +32,11 @@ Progress = Callable[[int], None]
 HOLD_OUT = 8
 """Every eighth sample is kept back from fitting; every eighth row where there are fewer samples."""
 
-MOST_ROWS = 65_536
-"""Rows drawn for a layer at most; beyond it the moments' noise is far below the samples' own."""
+FEWEST_ROWS, MOST_ROWS = 16_384, 65_536
+"""Rows drawn for a narrow and for a wide layer, memory permitting; between them, ROWS_PER_INPUT for each input."""
+
+ROWS_PER_INPUT = 16
+"""Beyond so many rows for each input of a row, their moments' noise is far below that of the samples' own choice."""
 
 
 @dataclass(frozen=True)
@@ -239,11 +242,13 @@ class Calibration:
 
     def _rows_wanted(self, stage: Stage, layer: Layer) -> int:
         """Rows to draw for a layer: as many as its share of the memory holds."""
-        inputs = layer.parameters // layer.channels * (layer.window.groups if layer.window else 1)
+        groups = layer.window.groups if layer.window else 1
+        inputs = layer.parameters // layer.channels * groups
         if layer.op == "ConvTranspose" and layer.window:
             inputs = layer.parameters // layer.weight_shape[1]
         each = 4 * ((1 + self._float_rows) * inputs + layer.channels) * len(stage.layers)
-        return int(np.clip(self._row_bytes // each, 256, MOST_ROWS))
+        enough = np.clip(ROWS_PER_INPUT * inputs // groups, FEWEST_ROWS, MOST_ROWS)
+        return int(np.clip(self._row_bytes // each, 256, enough))
 
 
 @dataclass(frozen=True)
@@ -264,14 +269,23 @@ def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:
 
 
 def _join(parts: list[Rows], by_sample: bool) -> Rows:
-    x = np.concatenate([p.x for p in parts], axis=1)
-    same = all(p.x_float is p.x for p in parts)
+    """The rows of all batches, those that may be fitted before those held back, so that each are one view."""
     train = np.concatenate([p.train for p in parts])
     if not by_sample or train.all() or not train.any():
-        train = np.arange(x.shape[1]) % HOLD_OUT != HOLD_OUT - 1
+        train = np.arange(len(train)) % HOLD_OUT != HOLD_OUT - 1
+    ends = np.cumsum([len(p.train) for p in parts])
+    masks = np.split(train, ends[:-1])
+
+    def joined(arrays: list[Array]) -> Array:
+        fitted = [array[:, mask] for array, mask in zip(arrays, masks, strict=True)]
+        held = [array[:, ~mask] for array, mask in zip(arrays, masks, strict=True)]
+        return np.concatenate([*fitted, *held], axis=1)
+
+    same = all(p.x_float is p.x for p in parts)
+    x = joined([p.x for p in parts])
     return Rows(
         x=x,
-        x_float=x if same else np.concatenate([p.x_float for p in parts], axis=1),
-        y=np.concatenate([p.y for p in parts], axis=1),
-        train=train,
+        x_float=x if same else joined([p.x_float for p in parts]),
+        y=joined([p.y for p in parts]),
+        train=np.arange(len(train)) < np.count_nonzero(train),
     )

@@ -111,6 +111,16 @@ def test_every_kind_of_layer_holds_its_bits_and_agrees(kind: str, options: dict[
         assert None not in proof.fused.values()
 
 
+@pytest.mark.parametrize("weights", [4, 8, 16])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_activations_of_16_bits_stay_so_in_every_kind_of_layer(kind: str, weights: int) -> None:
+    text, constants, shape = LAYERS[kind]
+    options = {"weights": weights, "activations": 16, "second_order": False}
+    proof = prove(build(text, **constants), normal(5, 64, *shape), drift=1e-4, **options)
+    assert {activations for _, activations in proof.bits.values()} == {16}
+    assert set(proof.fused.values()) == {None}
+
+
 def test_a_dead_column_with_a_large_bias_does_not_overflow_in_a_product_of_two_axes() -> None:
     text, constants, shape = LAYERS["product of two axes"]
     constants = {**constants, "b": constants["b"].copy(), "e": constants["e"].copy()}

@@ -10,13 +10,16 @@ The rules, each measured (a test holds each):
 3. A bias is int32 with scale s_x·s_w, the only one that integer kernels accept. Beside 16-bit grids, which
    no integer kernel takes, it has a finer scale of its own: onnxruntime would put a float one on s_x·s_w,
    where it may overflow.
-4. Activations of less than 8 bits are a narrowed 8-bit grid, kept by a Clip before the QuantizeLinear. As
+4. Beside 16-bit activations, a matrix is stored in a form that MatMulNBits does not take (it takes its input at
+   8 bits): transposed in a Gemm, with a leading axis in a MatMul.
+5. Activations of less than 8 bits are a narrowed 8-bit grid, kept by a Clip before the QuantizeLinear. As
    uint4 they would not load behind a Clip or a MaxPool, nor before a layer with other weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -72,6 +75,8 @@ class _Writer:
         self._names = {name for n in self._graph.node for name in (*n.input, *n.output, n.name)}
         self._names |= {t.name for t in (*self._graph.initializer, *self._graph.input, *self._graph.output)}
         self._pairs: dict[tuple[str, str], str] = {}
+        values = [v for v in (*self._graph.value_info, *self._graph.input) if v.type.tensor_type.HasField("shape")]
+        self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
 
     def quantise_for_all(self, tensor: str, params: QuantParams) -> None:
         """Quantise a tensor to 8 bits where it is made; everything reads the quantised values."""
@@ -105,11 +110,24 @@ class _Writer:
             zero, stored = 128, (integers + 128).astype(np.uint8)
         else:
             stored = integers.astype(np.int8)
-        scale = solution.weight.scale
+        scale, axis = solution.weight.scale, layer.channel_axis
+        if solution.input is not None and solution.input.spec.bits == 16:
+            stored, axis = self._apart(layer, stored)
         zeros = np.full(scale.shape, zero).astype(stored.dtype)
         base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
-        output = self._dequantise(base, stored, scale, zeros, layer.channel_axis)
-        self._nodes[layer.name].input[1] = output
+        self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis)
+
+    def _apart(self, layer: Layer, stored: NDArray[Any]) -> tuple[NDArray[Any], int]:
+        """The weights in a form that is not taken for MatMulNBits, which would round the input to 8 bits; its axis."""
+        node = self._nodes[layer.name]
+        if layer.op == "Gemm" and not layer.transposed:
+            kept = [a for a in node.attribute if a.name != "transB"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
+            return np.ascontiguousarray(stored.T), 0
+        if layer.op == "MatMul" and self._ranks.get(layer.input, 0) > 2:
+            return stored[None], 2
+        return stored, layer.channel_axis
 
     def write_bias(self, plan: LayerPlan, solution: LayerSolution) -> None:
         """Store the bias: int32 where the input is quantised, float for a MatMul and where it is not."""

@@ -18,7 +18,7 @@ HALF_BINS = 8192
 SMALLEST_LIMIT = 2.0**-100
 """Half the range of a tensor of zeros: its bins are still normal float32 numbers."""
 
-LARGEST_SAMPLE = 1 << 20
+LARGEST_SAMPLE = 1 << 17
 """Values counted of one batch; of a larger batch every n-th, at a stride that is odd so as not to follow the axes."""
 
 

@@ -1,15 +1,16 @@
-"""Biases of all layers tuned together by gradient through the whole quantised network.
+"""Biases and scales of all layers tuned together by gradient through the whole quantised network.
 
-    min over b  of  E KL( softmax(y) ‖ softmax(ŷ(b)) )        outputs that are class scores
-    min over b  of  E ‖ y − ŷ(b) ‖² / E ‖ y ‖²                 all other outputs
+    min over b, s, s_x  of  E ‖ y − ŷ(b, s, s_x) ‖² / E ‖ y ‖²        or, for class scores if asked for,
+    min over b, s, s_x  of  E KL( softmax(y) ‖ softmax(ŷ(b, s, s_x)) )
 
 y are the float network's outputs, ŷ those of the quantised network: weights are the real numbers that
 their integers stand for, inputs of layers are rounded to their grids. Rounding passes gradients straight
-through, clipping keeps its own. Only biases move, a few numbers a channel, so that a few hundred samples
-suffice; each counts in standard deviations of its channel's output, and one learning rate suits all.
+through, clipping keeps its own. The integers stay; a bias and a scale a channel and a scale a grid move,
+so that a few hundred samples suffice. A bias counts in standard deviations of its channel's output and a
+scale by its logarithm, so that one learning rate suits all layers.
 
-Because weights do not move, the backward pass of a convolution or matrix product needs nothing of the
-forward pass: cut behind every layer, it keeps one tensor a layer and computes what lies between again.
+The backward pass is cut behind every layer: it keeps one tensor a layer and computes what lies between
+again. With integers fixed, what is computed again is cheap: roundings and additions, no layer.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ Tick = Callable[[int], None]
 Named = dict[str, jax.Array]
 Solutions = Mapping[str, LayerSolution]
 
-CHECKS = 16
+CHECKS = 12
 """Evaluations of the hold-out in a tuning."""
 
-PATIENCE = 5
+PATIENCE = 6
 """Evaluations without gain after which a tuning stops."""
 
 SMALLEST_DEVIATION = 1e-3
@@ -63,8 +64,9 @@ class TuningOptions:
         rate: learning rate of the biases, in standard deviations of each channel's output; it decays to 0.
         weight_rate: learning rate of the logarithms of the weights' scales; 0 leaves them.
         input_rate: learning rate of the logarithms of the input grids' scales; 0 leaves them.
-        objective: ``kl`` compares the outputs' softmax, ``mse`` their values; ``auto`` takes kl for outputs
-            of two axes with several classes.
+        objective: ``mse`` compares the outputs' values; ``kl`` the softmax of outputs with two axes and
+            several classes. A network is sure of the few samples at hand, often those it was trained on:
+            there kl says little, and what it gains is lost on others.
     """
 
     steps: int = 200
@@ -72,7 +74,7 @@ class TuningOptions:
     rate: float = 0.001
     weight_rate: float = 0.0
     input_rate: float = 0.0
-    objective: Literal["auto", "kl", "mse"] = "auto"
+    objective: Literal["mse", "kl"] = "mse"
 
 
 class Outcome(Enum):
@@ -155,9 +157,10 @@ def tune_biases(
 
 def _rates(unknowns: Unknowns, options: TuningOptions) -> Unknowns:
     """Learning rates in the shape of the unknowns."""
-    rates = Unknowns(options.rate, options.weight_rate, options.input_rate)
     return Unknowns(
-        *(jax.tree.map(lambda _, r=rate: jnp.float32(r), part) for rate, part in zip(rates, unknowns, strict=True))
+        bias=dict.fromkeys(unknowns.bias, jnp.float32(options.rate)),
+        weight=dict.fromkeys(unknowns.weight, jnp.float32(options.weight_rate)),
+        input=dict.fromkeys(unknowns.input, jnp.float32(options.input_rate)),
     )
 
 
@@ -174,16 +177,12 @@ def _has_bias(layer: Layer, solution: LayerSolution) -> bool:
 
 def _rows(program: Program, layers: Sequence[Layer], feed: Feed, wanted: int, memory_limit: int) -> int:
     """Samples that a step can take at once."""
-    shapes = program.shapes({name: jax.ShapeDtypeStruct(np.shape(a), _dtype(a)) for name, a in feed.items()})
+    shapes = program.shapes({name: jnp.asarray(array) for name, array in feed.items()})
     sizes = {name: s.size * s.dtype.itemsize for name, s in shapes.items()}
     kept = sum(sizes[name] for name in program.crossing({layer.name for layer in layers}) if name in sizes)
     samples = max((len(a) for a in feed.values() if np.ndim(a)), default=1)
     each = (kept + WORKING_TENSORS * max(sizes.values(), default=0)) / samples
     return int(np.clip(memory_limit // max(each, 1), 1, wanted))
-
-
-def _dtype(array: NDArray[np.generic]) -> np.dtype[np.generic]:
-    return np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 @jax.custom_jvp
@@ -413,9 +412,10 @@ def _descend(
             unknowns, state = step(constants, unknowns, state, jnp.float32(decay), *batches.draw())
             made += 1
             tick(1)
-        found = network.settled(start, unknowns)
+        finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(unknowns))
+        found = network.settled(start, unknowns) if finite else best
         loss = held_out(found)
-        finite = bool(np.isfinite(loss))
+        finite &= bool(np.isfinite(loss))
         waited = 0 if loss < least else waited + 1
         best, least = (found, loss) if loss < least else (best, least)
     outcome = Outcome.TUNED if least < before else Outcome.NO_GAIN if finite else Outcome.DIVERGED

@@ -17,8 +17,8 @@ from onnxq.execute.ort import Session
 
 Feed = Mapping[str, NDArray[np.generic]]
 
-EQUAL_NORMS = 1e-3
-"""Vectors whose lengths differ by less, relatively, are normalised embeddings and not class scores."""
+SMALLEST_POWER = 1e-30
+"""Stands for the power of an output that is 0 throughout."""
 
 
 class Objective(Enum):
@@ -53,9 +53,7 @@ class Target:
         return error.reshape(error.shape[0], -1).mean(axis=1) if error.ndim else error[None]
 
 
-def find_targets(
-    model: onnx.ModelProto, feeds: Sequence[Feed], objective: Literal["auto", "kl", "mse"]
-) -> tuple[Target, ...]:
+def find_targets(model: onnx.ModelProto, feeds: Sequence[Feed], objective: Literal["mse", "kl"]) -> tuple[Target, ...]:
     """The floating-point outputs of a model, and what the float network makes of the feeds.
 
     Raises:
@@ -73,8 +71,9 @@ def find_targets(
         values = [m[name] for m in made]
         if np.issubdtype(values[0].dtype, np.floating):
             power = float(np.mean([np.mean(np.square(v.astype(np.float64))) for v in values]))
-            chosen = _objective(values[0], objective)
-            targets.append(Target(name, chosen, values, max(power, np.finfo(np.float32).tiny)))
+            scores = values[0].ndim == 2 and values[0].shape[1] > 1
+            chosen = Objective.KL if objective == "kl" and scores else Objective.MSE
+            targets.append(Target(name, chosen, values, max(power, SMALLEST_POWER)))
     return tuple(targets)
 
 
@@ -86,13 +85,3 @@ def _scores(model: onnx.ModelProto, output: str) -> str:
             axis = next((a.i for a in node.attribute if a.name == "axis"), -1)
             return node.input[0] if axis in (-1, 1) else output
     return output
-
-
-def _objective(values: NDArray[np.generic], asked: Literal["auto", "kl", "mse"]) -> Objective:
-    if asked != "auto":
-        return Objective[asked.upper()]
-    if values.ndim != 2 or values.shape[1] < 2:
-        return Objective.MSE
-    lengths = np.linalg.norm(values.astype(np.float64), axis=1)
-    normalised = len(lengths) > 1 and np.ptp(lengths) <= EQUAL_NORMS * lengths.max()
-    return Objective.MSE if normalised else Objective.KL

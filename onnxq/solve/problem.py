@@ -85,6 +85,17 @@ class Solution:
     status: Status
 
 
+ROWS_AT_ONCE = 4096
+"""Rows quantised in one go: their temporaries stay in the cache, and small beside the rows themselves."""
+
+
+def selected(rows: Array, chosen: NDArray[np.bool_]) -> Array:
+    """Some rows of (G, R, ·); a view where they lie side by side."""
+    first, count = int(chosen.argmax()), int(np.count_nonzero(chosen))
+    side_by_side = bool(chosen[first : first + count].all())
+    return rows[:, first : first + count] if side_by_side else rows[:, chosen]
+
+
 def quantised_rows(x: Array, params: QuantParams | None) -> Array:
     """Rows as the quantised layer reads them."""
     if params is None:
@@ -96,7 +107,7 @@ def quantised_rows(x: Array, params: QuantParams | None) -> Array:
 
 def output_error(problem: LayerProblem, predicted: Array, rows: NDArray[np.bool_]) -> float:
     """Mean squared error behind the clipping, relative to the float output's variance, over some rows."""
-    wanted = problem.y[:, rows].clip(problem.low, problem.high)
+    wanted = selected(problem.y, rows).clip(problem.low, problem.high)
     gap = predicted.clip(problem.low, problem.high) - wanted
     spread = (wanted - wanted.mean(axis=1, keepdims=True)).astype(np.float32)
     return float(np.square(gap).mean(dtype=np.float64) / max(np.square(spread).mean(dtype=np.float64), 1e-30))

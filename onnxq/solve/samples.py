@@ -46,10 +46,7 @@ class Batches:
         lengths = [self._length(i) for i in range(len(feeds))]
         self.fixed = fixed or None in lengths
         alike = self._commonest()
-        if self.fixed:
-            places = [(i, 0) for i in alike]
-        else:
-            places = [(i, row) for i in alike for row in range(lengths[i] or 0)]
+        places = [(i, row) for i in alike for row in range(1 if self.fixed else lengths[i] or 0)]
         order = np.arange(len(places))
         held = order % HOLD_OUT == HOLD_OUT - 1 if len(places) >= HOLD_OUT else order % 2 == 1
         self._train = [places[i] for i in order[~held]]

@@ -19,6 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.quant.spec import QuantParams
+from onnxq.solve.problem import ROWS_AT_ONCE, quantised_rows
+
 Double = NDArray[np.float64]
 Array = NDArray[np.float32]
 
@@ -43,15 +46,34 @@ class Moments:
     xy: Double
 
 
-def moments(x: Array, y: Array, *, about_mean: bool = True) -> Moments:
-    """Moments of rows x (G, R, K) and y (G, R, N): about their means, which a bias closes, or else about zero."""
-    x_mean, y_mean = about_mean * x.mean(axis=1, dtype=np.float64), about_mean * y.mean(axis=1, dtype=np.float64)
-    centred = x - x_mean[:, None].astype(np.float32)
-    transposed = centred.transpose(0, 2, 1)
+def moments(x: Array, y: Array, grid: QuantParams | None = None, *, about_mean: bool = True) -> Moments:
+    """Moments of rows x (G, R, K), on their grid, and y (G, R, N).
+
+    Without a bias to close the mean they are taken about zero, and the means are zero. They are summed over
+    blocks of rows around the means of the first block, then moved to the true means: no copy of the rows is
+    made, and nothing cancels.
+    """
     rows = x.shape[1]
-    xx = np.matmul(transposed, centred).astype(np.float64) / rows
-    xy = np.matmul(transposed, y - y_mean[:, None].astype(np.float32)).astype(np.float64) / rows
-    return Moments(x_mean=x_mean, y_mean=y_mean, xx=xx, xy=xy)
+    around_x = quantised_rows(x[:, :ROWS_AT_ONCE], grid).mean(axis=1, keepdims=True) * np.float32(about_mean)
+    around_y = y[:, :ROWS_AT_ONCE].mean(axis=1, keepdims=True) * np.float32(about_mean)
+    (groups, _, inputs), channels = x.shape, y.shape[2]
+    x_sum, y_sum = np.zeros((groups, inputs)), np.zeros((groups, channels))
+    xx, xy = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs, channels))
+    for first in range(0, rows, ROWS_AT_ONCE):
+        block = slice(first, first + ROWS_AT_ONCE)
+        u, v = quantised_rows(x[:, block], grid) - around_x, y[:, block] - around_y
+        transposed = np.ascontiguousarray(u.transpose(0, 2, 1))
+        x_sum += u.sum(axis=1)
+        y_sum += v.sum(axis=1)
+        xx += np.matmul(transposed, u)
+        xy += np.matmul(transposed, v)
+    x_shift, y_shift = x_sum / rows * about_mean, y_sum / rows * about_mean
+    return Moments(
+        x_mean=around_x[:, 0] + x_shift,
+        y_mean=around_y[:, 0] + y_shift,
+        xx=xx / rows - x_shift[:, :, None] * x_shift[:, None, :],
+        xy=xy / rows - x_shift[:, :, None] * y_shift[:, None, :],
+    )
 
 
 def damped(xx: Double, damping: float) -> Double:

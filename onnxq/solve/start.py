@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnxq.quant.affine import quantize
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows
+from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected
 from onnxq.solve.second_order import (
     Moments,
     closing_bias,
@@ -83,7 +83,7 @@ def nearest(problem: LayerProblem) -> Solution:
 def scored(problem: LayerProblem, solution: Solution) -> Solution:
     """A solution with its loss on the hold-out rows."""
     held = problem.held
-    x = quantised_rows(problem.x[:, held], solution.input)
+    x = quantised_rows(selected(problem.x, held), solution.input)
     predicted = np.matmul(x, solution.integers * solution.scale[:, None]) + solution.bias[:, None]
     loss = output_error(problem, predicted, held)
     return Solution(solution.integers, solution.scale, solution.bias, solution.input, loss, solution.status)
@@ -96,9 +96,9 @@ def second_order(problem: LayerProblem, plain: Solution) -> Solution:
         problem: the layer and its rows.
         plain: what to beat.
     """
-    x = quantised_rows(problem.x[:, problem.train], problem.input)
-    y = problem.y[:, problem.train] if problem.fit_bias else problem.y[:, problem.train] - problem.bias[:, None]
-    m = moments(x, y, about_mean=problem.fit_bias)
+    x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
+    y = y if problem.fit_bias else y - problem.bias[:, None]
+    m = moments(x, y, problem.input, about_mean=problem.fit_bias)
     trials = [_Trial(problem, m, damping) for damping in DAMPINGS]
     solutions = [trial.solution(trial.scale) for trial in trials]
     best = min(range(len(trials)), key=lambda i: solutions[i].loss)

@@ -1,0 +1,307 @@
+"""Biases and scales tuned through a whole quantised network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx.reference import ReferenceEvaluator
+from scipy.special import rel_entr, softmax
+from small_models import build, conv_constants, normal, weight
+
+from onnxq.checkpoint import Checkpoint
+from onnxq.config import Config
+from onnxq.emit.qdq import emit
+from onnxq.execute.jax.interpreter import read_program
+from onnxq.ir.load import load
+from onnxq.ir.model import Model
+from onnxq.ir.save import to_proto
+from onnxq.network import NetworkSolution, solve_network
+from onnxq.passes.prepare import prepare
+from onnxq.plan import Plan, make_plan
+from onnxq.progress import silent
+from onnxq.quant.solution import bias_scale
+from onnxq.solve.bias import BiasTuning, Outcome, TuningOptions, _fake_quantize, _rows, tune_biases
+from onnxq.solve.objective import Objective, find_targets
+from onnxq.solve.samples import HOLD_OUT, Batches
+
+FAST = TuningOptions(steps=48, rate=0.01, weight_rate=0.002, input_rate=0.002)
+
+Feeds = list[dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A network solved by closed forms, ready to be tuned."""
+
+    model: Model
+    proto: onnx.ModelProto
+    plan: Plan
+    config: Config
+    network: NetworkSolution
+    feeds: Feeds
+
+    def tune(self, options: TuningOptions = FAST, solutions: dict | None = None, **changes: object) -> BiasTuning:
+        return tune_biases(
+            self.proto,
+            [p.layer for p in self.plan.layers],
+            solutions or self.network.layers,
+            self.network.outputs,
+            self.feeds,
+            options,
+            **changes,  # type: ignore[arg-type]
+        )
+
+    def outputs(self, layers: object) -> np.ndarray:
+        """What onnxruntime makes of the first feeds' samples with the emitted model."""
+        proto = emit(self.model, self.plan, layers, self.network.outputs, self.config)  # type: ignore[arg-type]
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return np.concatenate([session.run(None, feed)[0] for feed in self.feeds])
+
+
+def classifier(end: str = "y = Gemm(f, v, c)", shape: str = "[N,10]") -> onnx.ModelProto:
+    """Two convolutions, one of them with a residual connection, pooled to ten class scores."""
+    text = f"""(float[N,3,8,8] x) => (float{shape} y) {{
+        c0 = Conv<pads=[1,1,1,1]>(x, w0, b0) a = Relu(c0) c1 = Conv<pads=[1,1,1,1]>(a, w1, b1)
+        s = Add(c1, a) d = Relu(s) p = GlobalAveragePool(d) f = Flatten(p) {end} }}"""
+    return build(text, v=3 * normal(7, 8, 10), c=normal(8, 10), **conv_constants())
+
+
+def solved(model: onnx.ModelProto, feeds: Feeds | None = None, **options: object) -> Solved:
+    feeds = feeds or [{"x": 3 * normal(20 + i, 16, 3, 8, 8)} for i in range(4)]
+    config = Config(preset="light", **{"weights": 4, "activations": 4, "edge_bits": "same", **options})  # type: ignore[arg-type]
+    prepared = prepare(load(model, minimum_opset=config.opset))
+    plan = make_plan(prepared, config)
+    network = solve_network(prepared, plan, config, feeds, Checkpoint(None, "", resume=False), silent)
+    return Solved(prepared, to_proto(prepared), plan, config, network, feeds)
+
+
+@pytest.fixture(scope="module")
+def case() -> Solved:
+    return solved(classifier())
+
+
+@pytest.fixture(scope="module")
+def tuned(case: Solved) -> BiasTuning:
+    return case.tune()
+
+
+def held_out_loss(case: Solved, layers: object, objective: str) -> float:
+    """The hold-out's loss from onnxruntime's outputs and numpy alone."""
+    wanted = np.concatenate([ReferenceEvaluator(case.proto).run(None, feed)[0] for feed in case.feeds]).astype(float)
+    made = case.outputs(layers).astype(float)
+    power, held = np.mean(wanted**2), np.arange(len(wanted)) % HOLD_OUT == HOLD_OUT - 1
+    if objective == "kl":
+        return float(rel_entr(softmax(wanted, axis=1), softmax(made, axis=1)).sum(axis=1)[held].mean())
+    return float(np.mean((made - wanted)[held] ** 2) / power)
+
+
+def test_the_hold_out_gains(tuned: BiasTuning) -> None:
+    assert tuned.outcome is Outcome.TUNED
+    assert tuned.loss_after < 0.9 * tuned.loss_before
+
+
+def test_losses_are_those_of_the_emitted_model(case: Solved, tuned: BiasTuning) -> None:
+    # A rounding that falls the other way moves one of 4 bits; a hundredth of the loss covers a few of them.
+    assert tuned.loss_before == pytest.approx(held_out_loss(case, case.network.layers, "mse"), rel=0.01)
+    assert tuned.loss_after == pytest.approx(held_out_loss(case, tuned.layers, "mse"), rel=0.01)
+
+
+def test_divergence_is_that_of_the_emitted_model(case: Solved) -> None:
+    found = case.tune(replace(FAST, steps=16, objective="kl"))
+    assert found.loss_before == pytest.approx(held_out_loss(case, case.network.layers, "kl"), rel=0.01)
+    assert found.loss_after == pytest.approx(held_out_loss(case, found.layers, "kl"), rel=0.01)
+
+
+def test_biases_that_were_moved_away_are_found_again(case: Solved) -> None:
+    moved = dict(case.network.layers)
+    moved["c0"] = replace(moved["c0"], bias=moved["c0"].bias + np.float32(0.5))
+    found = case.tune(TuningOptions(steps=128, rate=0.03, weight_rate=0, input_rate=0), moved)
+    assert found.loss_after < 0.3 * found.loss_before
+
+
+def test_integers_stay_and_biases_lie_on_their_grid(case: Solved, tuned: BiasTuning) -> None:
+    for name, solution in tuned.layers.items():
+        assert np.array_equal(solution.integers, case.network.layers[name].integers)
+        steps = solution.bias / bias_scale(solution.input.scale, solution.weight.scale, len(solution.bias)).astype(
+            float
+        )
+        np.testing.assert_allclose(steps, np.rint(steps), rtol=1e-6, atol=1e-3)  # the bias itself is rounded to float32
+
+
+def test_rates_of_zero_leave_scales_alone(case: Solved) -> None:
+    found = case.tune(replace(FAST, weight_rate=0.0, input_rate=0.0))
+    for name, solution in found.layers.items():
+        assert np.array_equal(solution.weight.scale, case.network.layers[name].weight.scale)
+        assert solution.input.scale == case.network.layers[name].input.scale
+
+
+def test_layers_that_share_a_grid_keep_sharing_it() -> None:
+    text = """(float[N,3,8,8] x) => (float[N,10] y) {
+        a = Conv<pads=[1,1,1,1]>(x, w0, b0) b = Conv<pads=[1,1,1,1]>(x, w1, b1) s = Add(a, b)
+        p = GlobalAveragePool(s) f = Flatten(p) y = Gemm(f, v, c) }"""
+    constants = {**conv_constants(), "w1": weight(4, 8, 3, 3, 3), "v": 3 * normal(7, 8, 10), "c": normal(8, 10)}
+    case = solved(build(text, **constants))
+    found = case.tune(replace(FAST, steps=16, input_rate=1e-4, weight_rate=0.0, rate=1e-4))
+    assert found.outcome is Outcome.TUNED
+    assert found.layers["a"].input.scale != case.network.layers["a"].input.scale
+    assert found.layers["a"].input.scale == found.layers["b"].input.scale
+
+
+def test_the_same_seed_gives_the_same_biases(case: Solved, tuned: BiasTuning) -> None:
+    again = case.tune()
+    assert all(np.array_equal(again.layers[n].bias, tuned.layers[n].bias) for n in tuned.layers)
+
+
+def test_a_harmful_rate_gives_back_the_start(case: Solved) -> None:
+    found = case.tune(replace(FAST, rate=100.0))
+    assert found.outcome in (Outcome.NO_GAIN, Outcome.DIVERGED)
+    assert found.layers == case.network.layers
+    assert found.loss_after == found.loss_before
+
+
+def test_a_bias_that_is_no_number_is_reported(case: Solved) -> None:
+    broken = dict(case.network.layers)
+    broken["c0"] = replace(broken["c0"], bias=np.full(8, np.nan, np.float32), input=None)
+    assert case.tune(solutions=broken).outcome is Outcome.DIVERGED
+
+
+def test_integer_kernels_and_their_output_grids_are_tuned_through() -> None:
+    case = solved(classifier(), weights=8, activations=8)
+    assert case.network.outputs
+    found = case.tune(replace(FAST, rate=0.001, weight_rate=0.0, input_rate=0.0))
+    assert found.loss_before == pytest.approx(held_out_loss(case, case.network.layers, "mse"), rel=0.05)
+    assert found.loss_after <= found.loss_before
+
+
+def test_a_network_with_a_fixed_batch_is_tuned_feed_by_feed() -> None:
+    model = classifier("y = Gemm(f, v, c)", "[2,10]")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    case = solved(model, [{"x": 3 * normal(20 + i, 2, 3, 8, 8)} for i in range(24)])
+    moved = {**case.network.layers}
+    moved["c0"] = replace(moved["c0"], bias=moved["c0"].bias + np.float32(0.5))
+    assert case.tune(replace(FAST, rate=0.03), moved).outcome is Outcome.TUNED
+
+
+def test_a_bias_behind_a_product_is_tuned() -> None:
+    text = """(float[N,4,6] x) => (float[N,4,5] y) {
+        m = MatMul(x, w) h = Add(m, b) g = Relu(h) n = MatMul(g, v) y = Add(n, c) }"""
+    model = build(text, w=normal(1, 6, 8), b=normal(2, 8), v=normal(3, 8, 5), c=normal(4, 5))
+    case = solved(model, [{"x": normal(20 + i, 16, 4, 6)} for i in range(4)])
+    found = case.tune()
+    assert found.outcome is Outcome.TUNED
+    assert not np.array_equal(found.layers["m"].bias, case.network.layers["m"].bias)
+
+
+def test_a_network_that_cannot_be_differentiated_is_left_alone_and_says_why() -> None:
+    case = solved(classifier("g = Gemm(f, v, c) y = Hardmax(g)"))
+    opset = max(17, case.config.opset)
+    found = case.tune()
+    assert found.outcome is Outcome.UNSUPPORTED
+    assert found.detail == f"y (Hardmax of opset {opset})"
+    assert found.layers == case.network.layers
+
+
+def test_one_sample_is_too_few(case: Solved) -> None:
+    assert replace(case, feeds=[{"x": normal(1, 1, 3, 8, 8)}]).tune().outcome is Outcome.TOO_FEW
+
+
+def test_every_step_is_counted(case: Solved) -> None:
+    ticks: list[int] = []
+    found = case.tune(replace(FAST, steps=5), tick=ticks.append)
+    assert sum(ticks) == found.steps == 5
+
+
+def test_less_memory_means_fewer_samples_in_a_step(case: Solved) -> None:
+    program, layers = read_program(case.proto), [p.layer for p in case.plan.layers]
+    rows = [_rows(program, layers, case.feeds[0], 32, limit) for limit in (2**30, 2**17, 1)]
+    assert rows[0] == 32 > rows[1] > rows[2] == 1
+
+
+def test_rounding_passes_gradients_and_clipping_stops_them() -> None:
+    grid = jnp.asarray([0.5, 4, 0, 15])
+    gradient = jax.grad(lambda x: _fake_quantize(x, grid).sum())(jnp.asarray([-3.0, -1.9, 0.2, 5.4, 6.0]))
+    assert gradient.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_the_gradient_of_the_scale_is_that_of_learned_step_sizes() -> None:
+    x = np.array([-3.0, -1.9, 0.2, 5.4, 6.0], np.float32)
+    gradient = jax.jacobian(lambda s: _fake_quantize(jnp.asarray(x), jnp.stack([s, *map(jnp.float32, (4, 0, 15))])))
+    # inside the grid ⌊x/s⌉ − x/s, outside the integer that it is clipped to less the zero point
+    expected = [-4, np.rint(-3.8) + 3.8, 0 - 0.4, np.rint(10.8) - 10.8, 11]
+    np.testing.assert_allclose(gradient(jnp.float32(0.5)), expected, rtol=1e-5, atol=1e-6)
+
+
+def objectives(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[tuple[str, Objective]]:
+    return [(t.tensor, t.objective) for t in find_targets(model, [feed], "mse")]
+
+
+def test_scores_before_a_final_softmax_stand_for_its_output() -> None:
+    model = build("(float[N,4] x) => (float[N,4] y) { s = Mul(x, x) y = Softmax(s) }")
+    assert objectives(model, {"x": normal(1, 3, 4)}) == [("s", Objective.MSE)]
+
+
+def test_divergence_is_for_class_scores_only() -> None:
+    model = build(
+        """(float[N,4] x) => (float[N,4] y, float[N,1] z, float[2,N,2] w) {
+            y = Relu(x) z = ReduceMax(x, a) w = Reshape(x, s) }""",
+        a=np.array([1]),
+        s=np.array([2, -1, 2]),
+        opset=21,
+    )
+    found = find_targets(model, [{"x": normal(1, 3, 4)}], "kl")
+    assert [t.objective for t in found] == [Objective.KL, Objective.MSE, Objective.MSE]
+
+
+def test_outputs_of_integers_are_passed_over() -> None:
+    model = build(
+        "(float[N,4] x) => (float[N,2,2] y, int64[N,1] i) { i = ArgMax<axis=1>(x) y = Reshape(x, s) }",
+        s=np.array([-1, 2, 2]),
+    )
+    assert objectives(model, {"x": normal(1, 3, 4)}) == [("y", Objective.MSE)]
+
+
+def batches(sizes: Sequence[int], rows: int = 4, fixed: bool = False) -> Batches:
+    """Samples whose value is their number."""
+    ends = np.cumsum(sizes)
+    numbers = [np.arange(end - size, end, dtype=np.float32)[:, None] for size, end in zip(sizes, ends, strict=True)]
+    return Batches([{"x": n} for n in numbers], [numbers], rows, fixed, 0)
+
+
+def test_every_eighth_sample_is_held_out_and_never_drawn() -> None:
+    samples = batches([10, 10, 5])
+    held = np.concatenate([np.asarray(inputs["x"])[:valid, 0] for inputs, _, valid in samples.held()])
+    assert held.tolist() == [7, 15, 23]
+    drawn = {float(v) for _ in range(60) for v in samples.draw()[0]["x"][:, 0]}
+    assert drawn == set(range(25)) - {7, 15, 23}
+
+
+def test_teachers_are_drawn_with_their_samples() -> None:
+    inputs, teachers = batches([10, 10]).draw()
+    assert np.array_equal(inputs["x"], teachers[0])
+
+
+def test_few_samples_are_split_in_halves() -> None:
+    samples = batches([3])
+    assert [valid for *_, valid in samples.held()] == [1]
+    assert samples.rows == 2
+
+
+def test_feeds_of_another_shape_are_left_out() -> None:
+    feeds = [{"x": np.zeros((4, width), np.float32)} for width in (3, 5, 3)]
+    samples = Batches(feeds, [[np.zeros((4, 1), np.float32)] * 3], 4, False, 0)
+    assert {samples.draw()[0]["x"].shape for _ in range(20)} == {(4, 3)}
+
+
+def test_a_fixed_batch_is_drawn_whole() -> None:
+    inputs, _ = batches([2] * 16, rows=3, fixed=True).draw()
+    assert inputs["x"].shape == (3, 2, 1)
+    assert (inputs["x"][:, 1] - inputs["x"][:, 0] == 1).all()
