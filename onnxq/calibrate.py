@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
 from onnxq.execute.frontier import Frontier, Step, stage_feed
+from onnxq.execute.memory import give_back_freed_memory
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.ir.layer import Layer
@@ -163,7 +164,8 @@ class Calibration:
             self._float.move(stage, ahead, self.batches)
         elif session is not None:
             self._float.follow(Step(stage, session, {}))
-        joined = {name: _join(parts, self.samples >= HOLD_OUT) for name, parts in gathered.items()}
+        joined = {name: _join(gathered.pop(name), self.samples >= HOLD_OUT) for name in tuple(gathered)}
+        give_back_freed_memory()
         return Observation(rows=joined, histograms=histograms)
 
     def advance(

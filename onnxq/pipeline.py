@@ -21,6 +21,7 @@ from onnxq.data import Data, Feed, count_samples, read_feeds
 from onnxq.emit.qdq import emit
 from onnxq.equalisation import equalised
 from onnxq.errors import VerificationError
+from onnxq.execute.memory import give_back_freed_memory
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import save, to_proto
@@ -106,6 +107,7 @@ def quantize(
     with clock.stage("equalise"):
         if config.equalise:
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES))
+            give_back_freed_memory()
             plan = make_plan(prepared, config)  # a weight that layers shared has a copy of another name for each
     with clock.stage("solve"):
         folder = None if work_dir is None else Path(work_dir)

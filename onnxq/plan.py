@@ -9,7 +9,7 @@ from onnxq.config import Config
 from onnxq.errors import UnsupportedError
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model, Remark
-from onnxq.ir.paths import carried_to, edge_layers, reaches_float_layer
+from onnxq.ir.paths import carried_to, edge_layers, moved_into_subgraph, reaches_float_layer
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...
             continue  # a reader with another grid would round a second time, which costs accuracy
         if reaches_float_layer(model, tensor, names):
             continue  # between quantisers, onnxruntime would quantise that layer's weights on its own account
+        if moved_into_subgraph(model, tensor):
+            continue  # onnxruntime aborts where it would move the DequantizeLinear towards a subgraph
         like = tensor if bits else carried_to(model, tensor, inputs)
         quantisers.append(Quantiser(tensor, like if like and inputs[like].activations == 8 else None))
     return tuple(quantisers)

@@ -27,9 +27,10 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import silent
 from onnxq.quant.solution import bias_scale
-from onnxq.solve.bias import BiasTuning, Outcome, TuningOptions, _fake_quantize, _rows, tune_biases
+from onnxq.solve.bias import BiasTuning, Outcome, TuningOptions, _rows, tune_biases
 from onnxq.solve.objective import Objective, find_targets
 from onnxq.solve.samples import HOLD_OUT, Batches
+from onnxq.solve.simulated import fake_quantize
 
 FAST = TuningOptions(steps=48, rate=0.01, weight_rate=0.002, input_rate=0.002)
 
@@ -228,13 +229,13 @@ def test_less_memory_means_fewer_samples_in_a_step(case: Solved) -> None:
 
 def test_rounding_passes_gradients_and_clipping_stops_them() -> None:
     grid = jnp.asarray([0.5, 4, 0, 15])
-    gradient = jax.grad(lambda x: _fake_quantize(x, grid).sum())(jnp.asarray([-3.0, -1.9, 0.2, 5.4, 6.0]))
+    gradient = jax.grad(lambda x: fake_quantize(x, grid).sum())(jnp.asarray([-3.0, -1.9, 0.2, 5.4, 6.0]))
     assert gradient.tolist() == [0, 1, 1, 1, 0]
 
 
 def test_the_gradient_of_the_scale_is_that_of_learned_step_sizes() -> None:
     x = np.array([-3.0, -1.9, 0.2, 5.4, 6.0], np.float32)
-    gradient = jax.jacobian(lambda s: _fake_quantize(jnp.asarray(x), jnp.stack([s, *map(jnp.float32, (4, 0, 15))])))
+    gradient = jax.jacobian(lambda s: fake_quantize(jnp.asarray(x), jnp.stack([s, *map(jnp.float32, (4, 0, 15))])))
     # inside the grid ⌊x/s⌉ − x/s, outside the integer that it is clipped to less the zero point
     expected = [-4, np.rint(-3.8) + 3.8, 0 - 0.4, np.rint(10.8) - 10.8, 11]
     np.testing.assert_allclose(gradient(jnp.float32(0.5)), expected, rtol=1e-5, atol=1e-6)

@@ -217,6 +217,16 @@ def test_a_relu_that_branches_read_survives_and_their_layers_stay_in_float(
 
 
 @pytest.mark.parametrize(
+    "move", ["MaxPool<kernel_shape=[1,1]>(c0)", "Transpose<perm=[0,1,3,2]>(c0)", "Reshape(c0, square)"]
+)
+def test_a_moved_layer_output_that_a_branch_reads_does_not_abort_the_runtime(move: str) -> None:
+    text = f"""(float[N,3,8,8] x, bool c) => (float[N,8,8,8] y) {{ c0 = Conv{SAME}(x, w0, b0) m = {move}
+        y = If(c)<then_branch = t () => (float[N,8,8,8] t1) {{ t1 = Relu(m) }},
+                  else_branch = e () => (float[N,8,8,8] e1) {{ e1 = Neg(m) }}> }}"""
+    prove(build(text, **conv_constants(), **CONSTANTS), {"x": images(), "c": np.array(True)})
+
+
+@pytest.mark.parametrize(
     "middle",
     [
         'c1 = Conv<auto_pad="SAME_UPPER",strides=[2,2]>(r0, w1, b1)',

@@ -45,7 +45,7 @@ class Session:
         """
         names = list(self._outputs if outputs is None else outputs)
         try:
-            return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+            return dict(zip(names, self._session.run(names, {n: np.asarray(v) for n, v in feed.items()}), strict=True))
         except Exception as error:
             raise UnsupportedError(f"onnxruntime cannot run {self._what}: {_first_line(error)}") from error
 

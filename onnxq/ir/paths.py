@@ -13,6 +13,9 @@ from onnxq.ir.stage import reads
 TRANSPARENT = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 """Operators that only move values or pick the largest: quantising before them or behind them is the same."""
 
+MOVING = (*TRANSPARENT, "Slice", "Identity", "Cast", "Dropout")
+"""Operators past which onnxruntime moves a DequantizeLinear, or which it takes out."""
+
 
 def edge_layers(model: Model, layers: Sequence[Layer]) -> tuple[set[str], set[str]]:
     """Names of the layers that no layer precedes, and of those that no layer follows."""
@@ -37,6 +40,12 @@ def reaches_float_layer(model: Model, tensor: str, layers: Container[str]) -> bo
     return _reaches(model.graph.tensors()[tensor], in_float)
 
 
+def moved_into_subgraph(model: Model, tensor: str) -> bool:
+    """Whether a subgraph reads what operators that only move values make of a tensor."""
+    inner = {t.name for n in model.graph.nodes if list(n.subgraphs()) for t in reads(n)}
+    return _moved_into(model.graph.tensors()[tensor], inner)
+
+
 def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:
     """The layer input that a tensor's values reach unchanged and alone, if there is one.
 
@@ -59,6 +68,14 @@ def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:
 def _reaches(tensor: gs.Tensor, wanted: set[int]) -> bool:
     """Whether one of these nodes reads a tensor, directly or behind operators that only move values."""
     return any(
-        id(node) in wanted or (node.op in TRANSPARENT and any(_reaches(t, wanted) for t in node.outputs))
+        id(node) in wanted or (node.op in MOVING and any(_reaches(t, wanted) for t in node.outputs))
+        for node in tensor.outputs
+    )
+
+
+def _moved_into(tensor: gs.Tensor, wanted: set[str]) -> bool:
+    """Whether operators that only move values, at least one of them, lead from a tensor to one of these names."""
+    return any(
+        node.op in MOVING and any(t.name in wanted or _moved_into(t, wanted) for t in node.outputs)
         for node in tensor.outputs
     )

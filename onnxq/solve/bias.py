@@ -16,39 +16,32 @@ again. With integers fixed, what is computed again is cheap: roundings and addit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
 import optax
-from numpy.typing import NDArray
 
 from onnxq.errors import UnsupportedError
-from onnxq.execute.jax.interpreter import Hooks, Program, read_program, unsupported
+from onnxq.execute.jax.interpreter import Program, read_program, unsupported
 from onnxq.ir.layer import Layer
-from onnxq.quant.affine import quantize
-from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.objective import Target, find_targets
+from onnxq.solve.objective import find_targets
 from onnxq.solve.samples import Batches, Feed
+from onnxq.solve.simulated import Constants, Named, Network, Solutions, Unknowns, has_bias
 
 Tick = Callable[[int], None]
-Named = dict[str, jax.Array]
-Solutions = Mapping[str, LayerSolution]
 
 CHECKS = 12
 """Evaluations of the hold-out in a tuning."""
 
 PATIENCE = 6
 """Evaluations without gain after which a tuning stops."""
-
-SMALLEST_DEVIATION = 1e-3
-"""A channel counts with at least this share of its layer's deviation: dead ones would have none."""
 
 WORKING_TENSORS = 8
 """Tensors of the largest size that a step holds at a time beside those it keeps."""
@@ -71,9 +64,9 @@ class TuningOptions:
 
     steps: int = 200
     rows: int = 32
-    rate: float = 0.001
-    weight_rate: float = 0.0
-    input_rate: float = 0.0
+    rate: float = 0.0005
+    weight_rate: float = 0.0005
+    input_rate: float = 0.0005
     objective: Literal["mse", "kl"] = "mse"
 
 
@@ -133,7 +126,7 @@ def tune_biases(
         seed: of the samples drawn.
         tick: called with the number of steps made since the last call.
     """
-    tunable = any(_has_bias(layer, solutions[layer.name]) for layer in layers)
+    tunable = any(has_bias(layer, solutions[layer.name]) for layer in layers)
     keep = partial(BiasTuning, dict(solutions), np.nan, np.nan, 0)
     lacking = unsupported(model)
     if lacking:
@@ -147,7 +140,7 @@ def tune_biases(
         batches = Batches(feeds, [t.values for t in targets], rows, _fixed_batch(model), seed)
         if not batches.enough:
             return keep(Outcome.TOO_FEW)
-        network = _Network(program, layers, solutions, outputs, targets)
+        network = Network(program, layers, solutions, outputs, targets)
         network.measure(solutions, batches)
         rates = _rates(network.start(solutions), options)
         return _descend(network, solutions, rates, batches, options, tick)
@@ -171,10 +164,6 @@ def _fixed_batch(model: onnx.ModelProto) -> bool:
     return any(not shape or shape[0].dim_value > 0 for shape in shapes)
 
 
-def _has_bias(layer: Layer, solution: LayerSolution) -> bool:
-    return layer.bias is not None and solution.bias is not None
-
-
 def _rows(program: Program, layers: Sequence[Layer], feed: Feed, wanted: int, memory_limit: int) -> int:
     """Samples that a step can take at once."""
     shapes = program.shapes({name: jnp.asarray(array) for name, array in feed.items()})
@@ -185,194 +174,8 @@ def _rows(program: Program, layers: Sequence[Layer], feed: Feed, wanted: int, me
     return int(np.clip(memory_limit // max(each, 1), 1, wanted))
 
 
-@jax.custom_jvp
-def _fake_quantize(x: jax.Array, grid: jax.Array) -> jax.Array:
-    """Rounded to a grid of (scale, zero point, lowest, highest integer)."""
-    return (quantize(x, grid[0], grid[1], grid[2], grid[3]) - grid[1]) * grid[0]
-
-
-@_fake_quantize.defjvp
-def _straight_through(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Rounding counts as its operand, clipping as a constant; the scale moves every step of the grid."""
-    x, grid = primals
-    position = x / grid[0] + grid[1]
-    inside = (position >= grid[2]) & (position <= grid[3])
-    steps = quantize(x, grid[0], grid[1], grid[2], grid[3]) - grid[1]
-    slope = jnp.where(inside, steps - x / grid[0], steps)
-    return steps * grid[0], jnp.where(inside, tangents[0], 0.0) + slope * tangents[1][0]
-
-
-class Unknowns(NamedTuple):
-    """What is learnt; all 0 at the start.
-
-    Attributes:
-        bias: in standard deviations of the channel's output, (channels,) by layer.
-        weight: logarithm of the weight's scales relative to their start, (columns,) by layer.
-        input: logarithm of the input grid's scale relative to its start, () by grid.
-    """
-
-    bias: Named
-    weight: Named
-    input: Named
-
-
-class Constants(NamedTuple):
-    """What a network is made of; an argument of every function, so that none is built into compiled code.
-
-    Attributes:
-        parameters: floating-point constants that no layer replaces.
-        weights: that the integers stand for, in the stored shape, by layer.
-        biases: (channels,), by layer.
-        units: standard deviation of each channel of the output, (channels,), by layer.
-        inputs: scale, zero point, lowest and highest integer of the grid, (4,), by grid.
-        outputs: the same, by tensor that is quantised where it is made.
-    """
-
-    parameters: Named
-    weights: Named
-    biases: Named
-    units: Named
-    inputs: Named
-    outputs: Named
-
-
-class _Network:
-    """The quantised network as a function of its unknowns."""
-
-    def __init__(
-        self,
-        program: Program,
-        layers: Sequence[Layer],
-        solutions: Solutions,
-        outputs: Mapping[str, QuantParams],
-        targets: Sequence[Target],
-    ) -> None:
-        self._program, self._layers, self._targets, self._outputs = program, layers, targets, outputs
-        self._cuts = {layer.name for layer in layers}
-        made_by = {name: step.name for step in program.steps for name in step.makes}
-        self._adders = {layer.name: made_by[layer.output] for layer in layers}
-        weights = {layer.weight for layer in layers}
-        others = [s for s in program.steps if s.name not in self._cuts]
-        used = {n for s in program.steps for n in s.reads if n not in weights} | {n for s in others for n in s.reads}
-        self._parameters = {n: jnp.asarray(v) for n, v in program.parameters.items() if n in used}
-        self._units = {la.name: jnp.ones(la.channels) for la in layers if _has_bias(la, solutions[la.name])}
-        self._grids = {
-            layer.name: f"{layer.input}/{solutions[layer.name].weight.spec.bits}/{grid.spec.bits}"
-            for layer in layers
-            if (grid := solutions[layer.name].input) is not None and layer.input not in outputs
-        }
-
-    def measure(self, solutions: Solutions, batches: Batches) -> None:
-        """Take the units from some training samples."""
-        inputs, _ = batches.draw()
-        found = jax.vmap(self._deviations, (None, 0)) if batches.fixed else self._deviations
-        deviations: Named = jax.jit(found)(self.constants(solutions), inputs)
-        self._units = {name: d.mean(axis=0) if batches.fixed else d for name, d in deviations.items()}
-
-    def constants(self, solutions: Solutions) -> Constants:
-        """The network with these solutions."""
-        weights = {la.name: jnp.asarray(solutions[la.name].dequantized(la.channel_axis)) for la in self._layers}
-        return Constants(
-            parameters=self._parameters,
-            weights=weights,
-            biases={name: jnp.asarray(solutions[name].bias) for name in self._units},
-            units=self._units,
-            inputs={grid: _numbers(solutions[name].input) for name, grid in self._grids.items()},
-            outputs={name: _numbers(grid) for name, grid in self._outputs.items()},
-        )
-
-    def start(self, solutions: Solutions) -> Unknowns:
-        """The unknowns of these solutions."""
-        return Unknowns(
-            bias={name: jnp.zeros_like(unit) for name, unit in self._units.items()},
-            weight={name: jnp.zeros(len(s.weight.scale)) for name, s in solutions.items()},
-            input={grid: jnp.zeros(()) for grid in self._grids.values()},
-        )
-
-    def losses(
-        self, constants: Constants, unknowns: Unknowns, inputs: Named, teachers: Sequence[jax.Array]
-    ) -> jax.Array:
-        """Loss of each sample, (B,)."""
-        made = self._run(constants, unknowns, inputs, [t.tensor for t in self._targets])
-        pairs = zip(self._targets, teachers, strict=True)
-        return sum((t.loss(teacher, made[t.tensor]) for t, teacher in pairs), start=jnp.zeros(()))
-
-    def settled(self, solutions: Solutions, unknowns: Unknowns) -> dict[str, LayerSolution]:
-        """The solutions as they would be stored."""
-        found = {}
-        for layer in self._layers:
-            solution = solutions[layer.name]
-            factor = np.exp(np.asarray(unknowns.weight[layer.name]))
-            weight = replace(solution.weight, scale=(solution.weight.scale * factor).astype(np.float32))
-            grid, bias = solution.input, solution.bias
-            if grid is not None and layer.name in self._grids:
-                scale = grid.scale * np.exp(np.asarray(unknowns.input[self._grids[layer.name]]))
-                grid = replace(grid, scale=np.asarray(scale, np.float32))
-            if bias is not None and layer.name in unknowns.bias:
-                moved = np.asarray(self._units[layer.name] * unknowns.bias[layer.name])
-                bias = _storable(layer, weight, grid, bias + moved)
-            found[layer.name] = replace(solution, weight=weight, input=grid, bias=bias)
-        return found
-
-    def _deviations(self, constants: Constants, inputs: Named) -> Named:
-        layers = [layer for layer in self._layers if layer.name in self._units]
-        made = self._run(constants, None, inputs, [layer.output for layer in layers])
-        found = {}
-        for layer in layers:
-            values = made[layer.output]
-            channels = 1 if layer.window else values.ndim - 1
-            spread = jnp.std(values, axis=[a for a in range(values.ndim) if a != channels])
-            found[layer.name] = jnp.maximum(spread, SMALLEST_DEVIATION * jnp.sqrt(jnp.mean(jnp.square(spread))))
-        return found
-
-    def _run(self, constants: Constants, unknowns: Unknowns | None, inputs: Named, outputs: Sequence[str]) -> Named:
-        hooks = self._hooks(constants, unknowns)
-        return self._program.run(constants.parameters, inputs, hooks, outputs=outputs, cuts=self._cuts)
-
-    def _hooks(self, constants: Constants, unknowns: Unknowns | None) -> Hooks:
-        reads: dict[tuple[str, str], Callable[[jax.Array], jax.Array]] = {}
-        for layer in self._layers:
-            weight = constants.weights[layer.name]
-            if unknowns is not None:
-                shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.ndim)]
-                weight = weight * jnp.exp(unknowns.weight[layer.name]).reshape(shape)
-            reads[layer.weight, layer.name] = partial(_instead, weight)
-            if layer.bias and layer.name in constants.biases:
-                bias = constants.biases[layer.name]
-                if unknowns is not None:
-                    bias = bias + constants.units[layer.name] * unknowns.bias[layer.name]
-                reads[layer.bias, self._adders[layer.name]] = partial(_instead, bias)
-            if layer.name in self._grids:
-                key = self._grids[layer.name]
-                grid = constants.inputs[key]
-                if unknowns is not None:
-                    grid = jnp.concatenate([grid[:1] * jnp.exp(unknowns.input[key]), grid[1:]])
-                reads[layer.input, layer.name] = partial(_fake_quantize, grid=grid)
-        return Hooks(reads, {t: partial(_fake_quantize, grid=grid) for t, grid in constants.outputs.items()})
-
-
-def _instead(value: jax.Array, _: object) -> jax.Array:
-    return value
-
-
-def _numbers(params: QuantParams | None) -> jax.Array:
-    assert params is not None
-    return jnp.asarray([params.scale, params.zero_point, params.spec.qmin, params.spec.qmax], jnp.float32)
-
-
-def _storable(
-    layer: Layer, weight: QuantParams, grid: QuantParams | None, bias: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """The bias as the runtime will add it: on its int32 grid where an integer kernel may add it."""
-    if grid is None or layer.op == "MatMul" or max(weight.spec.bits, grid.spec.bits) > 8:
-        return bias.astype(np.float32)
-    return on_bias_grid(bias, bias_scale(grid.scale, weight.scale, layer.channels))
-
-
 def _descend(
-    network: _Network, start: Solutions, rates: Unknowns, batches: Batches, options: TuningOptions, tick: Tick
+    network: Network, start: Solutions, rates: Unknowns, batches: Batches, options: TuningOptions, tick: Tick
 ) -> BiasTuning:
     forward = jax.vmap(network.losses, (None, None, 0, 0)) if batches.fixed else network.losses
     adam = optax.scale_by_adam(b1=0.9, b2=0.99)

@@ -1,0 +1,223 @@
+"""A quantised network as a differentiable function of its biases and scales.
+
+Weights are the real numbers that their integers stand for, inputs of layers are rounded to their grids.
+Rounding passes gradients straight through, clipping keeps its own; the gradient of a grid's scale is that
+of learned step sizes (Esser et al., "Learned Step Size Quantization", ICLR 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.execute.jax.interpreter import Hooks, Program
+from onnxq.ir.layer import Layer
+from onnxq.quant.affine import quantize
+from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid
+from onnxq.quant.spec import QuantParams
+from onnxq.solve.objective import Target
+from onnxq.solve.samples import Batches
+
+Named = dict[str, jax.Array]
+Solutions = Mapping[str, LayerSolution]
+
+SMALLEST_DEVIATION = 1e-3
+"""A channel counts with at least this share of its layer's deviation: dead ones would have none."""
+
+
+def has_bias(layer: Layer, solution: LayerSolution) -> bool:
+    """Whether a bias stands in the graph that can be moved."""
+    return layer.bias is not None and solution.bias is not None
+
+
+@jax.custom_jvp
+def fake_quantize(x: jax.Array, grid: jax.Array) -> jax.Array:
+    """Rounded to a grid of (scale, zero point, lowest, highest integer)."""
+    return (quantize(x, grid[0], grid[1], grid[2], grid[3]) - grid[1]) * grid[0]
+
+
+@fake_quantize.defjvp
+def _straight_through(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Rounding counts as its operand, clipping as a constant; the scale moves every step of the grid."""
+    x, grid = primals
+    position = x / grid[0] + grid[1]
+    inside = (position >= grid[2]) & (position <= grid[3])
+    steps = quantize(x, grid[0], grid[1], grid[2], grid[3]) - grid[1]
+    slope = jnp.where(inside, steps - x / grid[0], steps)
+    return steps * grid[0], jnp.where(inside, tangents[0], 0.0) + slope * tangents[1][0]
+
+
+class Unknowns(NamedTuple):
+    """What is learnt; all 0 at the start.
+
+    Attributes:
+        bias: in standard deviations of the channel's output, (channels,) by layer.
+        weight: logarithm of the weight's scales relative to their start, (columns,) by layer.
+        input: logarithm of the input grid's scale relative to its start, () by grid.
+    """
+
+    bias: Named
+    weight: Named
+    input: Named
+
+
+class Constants(NamedTuple):
+    """What a network is made of; an argument of every function, so that none is built into compiled code.
+
+    Attributes:
+        parameters: floating-point constants that no layer replaces.
+        weights: that the integers stand for, in the stored shape, by layer.
+        biases: (channels,), by layer.
+        units: standard deviation of each channel of the output, (channels,), by layer.
+        inputs: scale, zero point, lowest and highest integer of the grid, (4,), by grid.
+        outputs: the same, by tensor that is quantised where it is made.
+    """
+
+    parameters: Named
+    weights: Named
+    biases: Named
+    units: Named
+    inputs: Named
+    outputs: Named
+
+
+class Network:
+    """The quantised network as a function of its unknowns."""
+
+    def __init__(
+        self,
+        program: Program,
+        layers: Sequence[Layer],
+        solutions: Solutions,
+        outputs: Mapping[str, QuantParams],
+        targets: Sequence[Target],
+    ) -> None:
+        self._program, self._layers, self._targets, self._outputs = program, layers, targets, outputs
+        self._cuts = {layer.name for layer in layers}
+        made_by = {name: step.name for step in program.steps for name in step.makes}
+        self._adders = {layer.name: made_by[layer.output] for layer in layers}
+        weights = {layer.weight for layer in layers}
+        others = [s for s in program.steps if s.name not in self._cuts]
+        used = {n for s in program.steps for n in s.reads if n not in weights} | {n for s in others for n in s.reads}
+        self._parameters = {n: jnp.asarray(v) for n, v in program.parameters.items() if n in used}
+        self._units = {la.name: jnp.ones(la.channels) for la in layers if has_bias(la, solutions[la.name])}
+        self._grids = {
+            layer.name: f"{layer.input}/{solutions[layer.name].weight.spec.bits}/{grid.spec.bits}"
+            for layer in layers
+            if (grid := solutions[layer.name].input) is not None and layer.input not in outputs
+        }
+
+    def measure(self, solutions: Solutions, batches: Batches) -> None:
+        """Take the units from some training samples."""
+        inputs, _ = batches.draw()
+        found = jax.vmap(self._deviations, (None, 0)) if batches.fixed else self._deviations
+        deviations: Named = jax.jit(found)(self.constants(solutions), inputs)
+        self._units = {name: d.mean(axis=0) if batches.fixed else d for name, d in deviations.items()}
+
+    def constants(self, solutions: Solutions) -> Constants:
+        """The network with these solutions."""
+        weights = {la.name: jnp.asarray(solutions[la.name].dequantized(la.channel_axis)) for la in self._layers}
+        return Constants(
+            parameters=self._parameters,
+            weights=weights,
+            biases={name: jnp.asarray(solutions[name].bias) for name in self._units},
+            units=self._units,
+            inputs={grid: _numbers(solutions[name].input) for name, grid in self._grids.items()},
+            outputs={name: _numbers(grid) for name, grid in self._outputs.items()},
+        )
+
+    def start(self, solutions: Solutions) -> Unknowns:
+        """The unknowns of these solutions."""
+        return Unknowns(
+            bias={name: jnp.zeros_like(unit) for name, unit in self._units.items()},
+            weight={name: jnp.zeros(len(s.weight.scale)) for name, s in solutions.items()},
+            input={grid: jnp.zeros(()) for grid in self._grids.values()},
+        )
+
+    def losses(
+        self, constants: Constants, unknowns: Unknowns, inputs: Named, teachers: Sequence[jax.Array]
+    ) -> jax.Array:
+        """Loss of each sample, (B,)."""
+        made = self._run(constants, unknowns, inputs, [t.tensor for t in self._targets])
+        pairs = zip(self._targets, teachers, strict=True)
+        return sum((t.loss(teacher, made[t.tensor]) for t, teacher in pairs), start=jnp.zeros(()))
+
+    def settled(self, solutions: Solutions, unknowns: Unknowns) -> dict[str, LayerSolution]:
+        """The solutions as they would be stored."""
+        found = {}
+        for layer in self._layers:
+            solution = solutions[layer.name]
+            factor = np.exp(np.asarray(unknowns.weight[layer.name]))
+            weight = replace(solution.weight, scale=(solution.weight.scale * factor).astype(np.float32))
+            grid, bias = solution.input, solution.bias
+            if grid is not None and layer.name in self._grids:
+                scale = grid.scale * np.exp(np.asarray(unknowns.input[self._grids[layer.name]]))
+                grid = replace(grid, scale=np.asarray(scale, np.float32))
+            if bias is not None and layer.name in unknowns.bias:
+                moved = np.asarray(self._units[layer.name] * unknowns.bias[layer.name])
+                bias = _storable(layer, weight, grid, bias + moved)
+            found[layer.name] = replace(solution, weight=weight, input=grid, bias=bias)
+        return found
+
+    def _deviations(self, constants: Constants, inputs: Named) -> Named:
+        layers = [layer for layer in self._layers if layer.name in self._units]
+        made = self._run(constants, None, inputs, [layer.output for layer in layers])
+        found = {}
+        for layer in layers:
+            values = made[layer.output]
+            channels = 1 if layer.window else values.ndim - 1
+            spread = jnp.std(values, axis=[a for a in range(values.ndim) if a != channels])
+            found[layer.name] = jnp.maximum(spread, SMALLEST_DEVIATION * jnp.sqrt(jnp.mean(jnp.square(spread))))
+        return found
+
+    def _run(self, constants: Constants, unknowns: Unknowns | None, inputs: Named, outputs: Sequence[str]) -> Named:
+        hooks = self._hooks(constants, unknowns)
+        return self._program.run(constants.parameters, inputs, hooks, outputs=outputs, cuts=self._cuts)
+
+    def _hooks(self, constants: Constants, unknowns: Unknowns | None) -> Hooks:
+        reads: dict[tuple[str, str], Callable[[jax.Array], jax.Array]] = {}
+        for layer in self._layers:
+            weight = constants.weights[layer.name]
+            if unknowns is not None:
+                shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.ndim)]
+                weight = weight * jnp.exp(unknowns.weight[layer.name]).reshape(shape)
+            reads[layer.weight, layer.name] = partial(_instead, weight)
+            if layer.bias and layer.name in constants.biases:
+                bias = constants.biases[layer.name]
+                if unknowns is not None:
+                    bias = bias + constants.units[layer.name] * unknowns.bias[layer.name]
+                reads[layer.bias, self._adders[layer.name]] = partial(_instead, bias)
+            if layer.name in self._grids:
+                key = self._grids[layer.name]
+                grid = constants.inputs[key]
+                if unknowns is not None:
+                    grid = jnp.concatenate([grid[:1] * jnp.exp(unknowns.input[key]), grid[1:]])
+                reads[layer.input, layer.name] = partial(fake_quantize, grid=grid)
+        return Hooks(reads, {t: partial(fake_quantize, grid=grid) for t, grid in constants.outputs.items()})
+
+
+def _instead(value: jax.Array, _: object) -> jax.Array:
+    return value
+
+
+def _numbers(params: QuantParams | None) -> jax.Array:
+    assert params is not None
+    return jnp.asarray([params.scale, params.zero_point, params.spec.qmin, params.spec.qmax], jnp.float32)
+
+
+def _storable(
+    layer: Layer, weight: QuantParams, grid: QuantParams | None, bias: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The bias as the runtime will add it: on its int32 grid where an integer kernel may add it."""
+    if grid is None or layer.op == "MatMul" or max(weight.spec.bits, grid.spec.bits) > 8:
+        return bias.astype(np.float32)
+    return on_bias_grid(bias, bias_scale(grid.scale, weight.scale, layer.channels))
