@@ -50,12 +50,36 @@ class Refinement:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Tuning:
+    """Biases and scales of all layers tuned together through the whole network.
+
+    Attributes:
+        steps: of gradient descent.
+        rows: samples in a step; fewer where the memory asks for it.
+        rate: learning rate of the biases, in standard deviations of each channel's output; it decays to 0.
+        weight_rate: learning rate of the logarithms of the weights' scales; 0 leaves them.
+        input_rate: learning rate of the logarithms of the input grids' scales; 0 leaves them.
+        objective: ``mse`` compares the outputs' values; ``kl`` the softmax of outputs with two axes and
+            several classes. A network is sure of the few samples at hand, often those it was trained on:
+            there kl says little, and what it gains is lost on others.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 200
+    rows: Annotated[int, Field(ge=1, le=1024)] = 32
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.0005
+    weight_rate: Annotated[float, Field(ge=0, le=1)] = 0.0005
+    input_rate: Annotated[float, Field(ge=0, le=1)] = 0.0005
+    objective: Literal["mse", "kl"] = "mse"
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Config:
     """How to quantise.
 
     Attributes:
-        preset: ``advanced`` refines every layer by gradient; ``light`` uses closed forms only and is
-            several times faster.
+        preset: ``light`` uses closed forms only; ``advanced`` also refines every layer by gradient, which
+            gains most at 4 bits and takes several times longer. Light by default: it is within reach
+            of advanced almost everywhere, in minutes.
         weights: bits of the weights, 2 to 8 or 16.
         activations: bits of the layers' inputs, 2 to 8, 16, or 32 to leave them in float.
         edge_bits: bits of first and last layers; ``same`` treats them as the others. 8 by default: they
@@ -68,12 +92,14 @@ class Config:
         equalise: bring the channels of a tensor to one range first, where the graph allows it exactly.
         second_order: start from error-propagating rounding instead of nearest rounding.
         refinement: the gradient part; used by the advanced preset.
+        tuning: tune biases and scales through the whole network at the end; left out when None. It helps some
+            networks at 4 bits and below and does nothing for others, hence it is not a default.
         memory_limit: bytes that calibration and solving may take together, roughly, or a string such
             as ``2GiB``.
         seed: of everything drawn at random.
     """
 
-    preset: Literal["light", "advanced"] = "advanced"
+    preset: Literal["light", "advanced"] = "light"
     weights: WeightBits = 8
     activations: ActivationBits = 8
     edge_bits: WeightBits | Literal["same"] = 8
@@ -83,6 +109,7 @@ class Config:
     equalise: bool = True
     second_order: bool = True
     refinement: Refinement = Field(default_factory=Refinement)
+    tuning: Tuning | None = None
     memory_limit: Annotated[int, Field(ge=2**26)] = 2**30
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

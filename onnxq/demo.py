@@ -13,9 +13,10 @@ import onnx
 from onnxq.config import Config
 from onnxq.data import read_feeds, read_labels
 from onnxq.ir.load import load
-from onnxq.pipeline import batch_size, quantize
+from onnxq.pipeline import quantize
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import RunReport
+from onnxq.stream import batch_size
 from onnxq.verify import VerificationReport, verify
 
 LABELS = "labels"

@@ -15,7 +15,7 @@ from onnxq.checkpoint import Checkpoint
 from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.ir.layer import Layer
-from onnxq.ir.model import Model
+from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
 from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
@@ -36,13 +36,15 @@ class NetworkSolution:
         outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
         samples: calibration samples seen.
         sqnr_db: by network output, float against simulated quantised network on these samples; empty
-            in parallel mode, which does not run the quantised network.
+            in parallel mode, which does not run the quantised network, and after later changes.
+        remarks: what later changes came to.
     """
 
     layers: Mapping[str, LayerSolution]
     outputs: Mapping[str, QuantParams]
     samples: int
     sqnr_db: Mapping[str, float | None]
+    remarks: tuple[Remark, ...] = ()
 
 
 def solve_network(

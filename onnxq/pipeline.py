@@ -4,46 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnxq.checkpoint import Checkpoint, fingerprint
-from onnxq.config import Config
+from onnxq.config import Config, Tuning
 from onnxq.data import Data, Feed, count_samples, read_feeds
 from onnxq.emit.qdq import emit
 from onnxq.equalisation import equalised
 from onnxq.errors import VerificationError
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.ir.load import load
-from onnxq.ir.model import Model
+from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
-from onnxq.ir.tensor import TensorInfo
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import LayerReport, RunReport
+from onnxq.stream import Again, Stream, batch_size, counted
 from onnxq.verify import LevelCheck, audit_bits, check_levels
 from onnxq.version import VERSION
 
 GATE_SAMPLES = 16
 """Calibration samples on which the emitted model must run at every level."""
 
-BATCH_ELEMENTS = 2**20
-"""Input elements in a batch at most, unless a single sample has more."""
-
 RANGE_SAMPLES = 64
 """Calibration samples over which the ranges of channels are taken."""
-
-LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -99,11 +92,13 @@ def quantize(
         plan = make_plan(prepared, config)
         size = _float_size(model)
     batch = batch_size(prepared.inputs)
-    feeds = _Recorded(
-        _counted(
+    feeds = Stream(
+        counted(
             read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch), calibration, config, progress
-        )
+        ),
+        Again(config.memory_limit // 8) if config.tuning else None,
     )
+    gate = feeds.first(GATE_SAMPLES)
     with clock.stage("equalise"):
         if config.equalise:
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES))
@@ -114,11 +109,14 @@ def quantize(
         mark = fingerprint(_identity(prepared, config, calibration)) if folder else ""
         checkpoint = Checkpoint(folder, mark, resume=resume)
         network = solve_network(prepared, plan, config, feeds, checkpoint, progress)
+    with clock.stage("tune"):
+        if config.tuning:
+            network = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
     with clock.stage("emit"):
         proto = emit(prepared, plan, network.layers, network.outputs, config)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
-        checks = check_levels(proto, feeds.first(GATE_SAMPLES))
+        checks = check_levels(proto, gate)
         _require_loading(checks)
     report = _report(plan, config, network, proto, checks, size, clock.seconds)
     return Result(model=proto, report=report)
@@ -136,17 +134,43 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
     return prepared, make_plan(prepared, config)
 
 
-def batch_size(inputs: tuple[TensorInfo, ...]) -> int:
-    """Samples that are run together: the model's own number where it is fixed, else what fits.
+def _tuned(
+    model: Model,
+    plan: Plan,
+    network: NetworkSolution,
+    feeds: Sequence[Feed],
+    config: Config,
+    options: Tuning,
+    progress: Listener,
+) -> NetworkSolution:
+    """The network with its biases and scales tuned together; what came of it goes into the remarks."""
+    from onnxq.solve.bias import tune_biases  # it loads JAX
+    from onnxq.solve.compilation import keep_compiled_programs
 
-    It depends on the model alone, so that results do not depend on how the samples arrive.
-    """
-    leading = [i.shape[0] for i in inputs if i.shape]
-    fixed = [size for size in leading if size is not None]
-    if fixed:
-        return fixed[0]
-    elements = sum(math.prod(d or 64 for d in (i.shape or (1, 64))[1:]) for i in inputs)
-    return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(elements, 1)))
+    keep_compiled_programs()
+    done = 0
+
+    def tick(steps: int) -> None:
+        nonlocal done
+        done += steps
+        progress(Progress("tune", done, options.steps))
+
+    if any(place.like and place.like not in network.outputs for place in plan.outputs):
+        options = dataclasses.replace(options, input_rate=0.0)  # grids that others share stay where they are
+    tuning = tune_biases(
+        to_proto(model),
+        [p.layer for p in plan.layers],
+        network.layers,
+        network.outputs,
+        feeds,
+        options,
+        memory_limit=config.memory_limit // 2,
+        seed=config.seed,
+        tick=tick,
+    )
+    told = f"{tuning.outcome.value} (loss on held-out samples {tuning.loss_before:.3g}, then {tuning.loss_after:.3g})"
+    remark = Remark("network", f"{told}{': ' if tuning.detail else ''}{tuning.detail}")
+    return dataclasses.replace(network, layers=tuning.layers, sqnr_db={}, remarks=(*network.remarks, remark))
 
 
 class _Clock:
@@ -160,40 +184,6 @@ class _Clock:
         began = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - began
-
-
-class _Recorded:
-    """Feeds whose first ones can be looked at before and after the rest has passed by."""
-
-    def __init__(self, feeds: Iterator[Feed]) -> None:
-        self._feeds = feeds
-        self._kept: list[Feed] = []
-
-    def __iter__(self) -> Iterator[Feed]:
-        """Every feed from the first; to be gone through once."""
-        self.first(GATE_SAMPLES)
-        yield from self._kept
-        yield from self._feeds
-
-    def first(self, samples: int) -> list[Feed]:
-        """The feeds that hold the first samples, uncut; they are read now if they were not yet."""
-        while sum(_samples(f) for f in self._kept) < samples and (feed := next(self._feeds, None)) is not None:
-            self._kept.append(feed)
-        return self._kept[: max(1, -(-samples // max(_samples(self._kept[0]), 1)))]
-
-
-def _samples(feed: Feed) -> int:
-    return max((len(a) for a in feed.values() if np.ndim(a)), default=1)
-
-
-def _counted(feeds: Iterator[Feed], data: Data, config: Config, progress: Listener) -> Iterator[Feed]:
-    known = count_samples(data)
-    total = min((n for n in (known, config.samples) if n is not None), default=None)
-    done = 0
-    for feed in feeds:
-        yield feed
-        done += _samples(feed)
-        progress(Progress("read", done, total))
 
 
 def _identity(model: Model, config: Config, calibration: Data) -> Iterator[bytes]:
@@ -255,6 +245,7 @@ def _report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
+        notes=network.remarks,
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,

@@ -16,7 +16,7 @@ from scipy.special import rel_entr, softmax
 from small_models import build, conv_constants, normal, weight
 
 from onnxq.checkpoint import Checkpoint
-from onnxq.config import Config
+from onnxq.config import Config, Tuning
 from onnxq.emit.qdq import emit
 from onnxq.execute.jax.interpreter import read_program
 from onnxq.ir.load import load
@@ -27,12 +27,12 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import silent
 from onnxq.quant.solution import bias_scale
-from onnxq.solve.bias import BiasTuning, Outcome, TuningOptions, _rows, tune_biases
+from onnxq.solve.bias import BiasTuning, Outcome, _rows, tune_biases
 from onnxq.solve.objective import Objective, find_targets
 from onnxq.solve.samples import HOLD_OUT, Batches
 from onnxq.solve.simulated import fake_quantize
 
-FAST = TuningOptions(steps=48, rate=0.01, weight_rate=0.002, input_rate=0.002)
+FAST = Tuning(steps=48, rate=0.01, weight_rate=0.002, input_rate=0.002)
 
 Feeds = list[dict[str, np.ndarray]]
 
@@ -48,7 +48,7 @@ class Solved:
     network: NetworkSolution
     feeds: Feeds
 
-    def tune(self, options: TuningOptions = FAST, solutions: dict | None = None, **changes: object) -> BiasTuning:
+    def tune(self, options: Tuning = FAST, solutions: dict | None = None, **changes: object) -> BiasTuning:
         return tune_biases(
             self.proto,
             [p.layer for p in self.plan.layers],
@@ -125,7 +125,7 @@ def test_divergence_is_that_of_the_emitted_model(case: Solved) -> None:
 def test_biases_that_were_moved_away_are_found_again(case: Solved) -> None:
     moved = dict(case.network.layers)
     moved["c0"] = replace(moved["c0"], bias=moved["c0"].bias + np.float32(0.5))
-    found = case.tune(TuningOptions(steps=128, rate=0.03, weight_rate=0, input_rate=0), moved)
+    found = case.tune(Tuning(steps=128, rate=0.03, weight_rate=0, input_rate=0), moved)
     assert found.loss_after < 0.3 * found.loss_before
 
 

@@ -48,9 +48,9 @@ def verify(
     from onnxq.cli.bars import Bars
     from onnxq.data import count_samples, read_feeds
     from onnxq.ir.load import OLDEST_OPSET, load
-    from onnxq.pipeline import batch_size
     from onnxq.progress import Progress
     from onnxq.report.text import make_console, show_verification
+    from onnxq.stream import batch_size
     from onnxq.verify import verify as run
 
     inputs = load(fp32, minimum_opset=OLDEST_OPSET).inputs

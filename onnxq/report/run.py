@@ -52,6 +52,7 @@ class RunReport:
         samples: calibration samples used.
         layers: in graph order.
         left_in_float: what was not quantised or not rewritten, and why.
+        notes: what stages that work on the whole network came to.
         simulated_sqnr_db: per output, of the solver's own simulation on the calibration samples.
         loads: the emitted model at each optimisation level of onnxruntime.
         fp32, quantized: sizes, bytes.
@@ -63,6 +64,7 @@ class RunReport:
     samples: int
     layers: tuple[LayerReport, ...]
     left_in_float: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
     simulated_sqnr_db: dict[str, float | None]
     loads: tuple[LevelCheck, ...]
     fp32: int

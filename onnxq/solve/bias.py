@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ import numpy as np
 import onnx
 import optax
 
+from onnxq.config import Tuning
 from onnxq.errors import UnsupportedError
 from onnxq.execute.jax.interpreter import Program, read_program, unsupported
 from onnxq.ir.layer import Layer
@@ -45,29 +45,6 @@ PATIENCE = 6
 
 WORKING_TENSORS = 8
 """Tensors of the largest size that a step holds at a time beside those it keeps."""
-
-
-@dataclass(frozen=True)
-class TuningOptions:
-    """How biases are tuned.
-
-    Attributes:
-        steps: of gradient descent.
-        rows: samples in a step; fewer where the memory asks for it.
-        rate: learning rate of the biases, in standard deviations of each channel's output; it decays to 0.
-        weight_rate: learning rate of the logarithms of the weights' scales; 0 leaves them.
-        input_rate: learning rate of the logarithms of the input grids' scales; 0 leaves them.
-        objective: ``mse`` compares the outputs' values; ``kl`` the softmax of outputs with two axes and
-            several classes. A network is sure of the few samples at hand, often those it was trained on:
-            there kl says little, and what it gains is lost on others.
-    """
-
-    steps: int = 200
-    rows: int = 32
-    rate: float = 0.0005
-    weight_rate: float = 0.0005
-    input_rate: float = 0.0005
-    objective: Literal["mse", "kl"] = "mse"
 
 
 class Outcome(Enum):
@@ -107,7 +84,7 @@ def tune_biases(
     solutions: Solutions,
     outputs: Mapping[str, QuantParams],
     feeds: Sequence[Feed],
-    options: TuningOptions,
+    options: Tuning,
     *,
     memory_limit: int = 2**30,
     seed: int = 0,
@@ -148,7 +125,7 @@ def tune_biases(
         return keep(Outcome.UNSUPPORTED, str(error))
 
 
-def _rates(unknowns: Unknowns, options: TuningOptions) -> Unknowns:
+def _rates(unknowns: Unknowns, options: Tuning) -> Unknowns:
     """Learning rates in the shape of the unknowns."""
     return Unknowns(
         bias=dict.fromkeys(unknowns.bias, jnp.float32(options.rate)),
@@ -175,7 +152,7 @@ def _rows(program: Program, layers: Sequence[Layer], feed: Feed, wanted: int, me
 
 
 def _descend(
-    network: Network, start: Solutions, rates: Unknowns, batches: Batches, options: TuningOptions, tick: Tick
+    network: Network, start: Solutions, rates: Unknowns, batches: Batches, options: Tuning, tick: Tick
 ) -> BiasTuning:
     forward = jax.vmap(network.losses, (None, None, 0, 0)) if batches.fixed else network.losses
     adam = optax.scale_by_adam(b1=0.9, b2=0.99)

@@ -1,0 +1,101 @@
+"""The calibration samples on their way into the pipeline: batch size, progress, and a look at the first ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from onnxq.config import Config
+from onnxq.data import Data, Feed, count_samples
+from onnxq.execute.spool import Spool
+from onnxq.ir.tensor import TensorInfo
+from onnxq.progress import Listener, Progress
+
+BATCH_ELEMENTS = 2**20
+"""Input elements in a batch at most, unless a single sample has more."""
+
+LARGEST_BATCH = 64
+
+
+def batch_size(inputs: tuple[TensorInfo, ...]) -> int:
+    """Samples that are run together: the model's own number where it is fixed, else what fits.
+
+    It depends on the model alone, so that results do not depend on how the samples arrive.
+    """
+    leading = [i.shape[0] for i in inputs if i.shape]
+    fixed = [size for size in leading if size is not None]
+    if fixed:
+        return fixed[0]
+    elements = sum(math.prod(d or 64 for d in (i.shape or (1, 64))[1:]) for i in inputs)
+    return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(elements, 1)))
+
+
+def samples_in(feed: Feed) -> int:
+    """Samples in a batch; 1 for a model without a batch axis."""
+    return max((len(a) for a in feed.values() if np.ndim(a)), default=1)
+
+
+def counted(feeds: Iterator[Feed], data: Data, config: Config, progress: Listener) -> Iterator[Feed]:
+    """The same feeds; progress hears of each."""
+    known = count_samples(data)
+    total = min((n for n in (known, config.samples) if n is not None), default=None)
+    done = 0
+    for feed in feeds:
+        yield feed
+        done += samples_in(feed)
+        progress(Progress("read", done, total))
+
+
+class Again(Sequence[Feed]):
+    """Feeds that can be read again, on disk beyond a limit in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._spool = Spool(limit)
+        self._names: list[tuple[str, ...]] = []
+
+    def append(self, feed: Feed) -> None:
+        """Take in one more."""
+        self._spool.put(len(self._names), feed)
+        self._names.append(tuple(feed))
+
+    def __len__(self) -> int:
+        """Feeds held."""
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One feed."""
+        return self._spool.get(index, self._names[index])
+
+
+class Stream:
+    """Feeds to be gone through once, whose first ones can be looked at before and after.
+
+    Args:
+        feeds: batches of samples.
+        again: where to keep every feed for further readings; None to keep only those looked at.
+    """
+
+    def __init__(self, feeds: Iterator[Feed], again: Again | None) -> None:
+        self._feeds, self._again = feeds, again
+        self._kept: list[Feed] = []
+
+    def __iter__(self) -> Iterator[Feed]:
+        """Every feed from the first."""
+        for feed in chain(self._kept, self._feeds):
+            if self._again is not None:
+                self._again.append(feed)
+            yield feed
+
+    def first(self, samples: int) -> list[Feed]:
+        """The feeds that hold the first samples, uncut; they are read now if they were not yet."""
+        while sum(samples_in(f) for f in self._kept) < samples and (feed := next(self._feeds, None)) is not None:
+            self._kept.append(feed)
+        return self._kept[: max(1, -(-samples // max(samples_in(self._kept[0]), 1)))]
+
+    def every(self) -> Sequence[Feed]:
+        """Every feed, once all have passed by; empty unless they were kept."""
+        return self._again or ()
