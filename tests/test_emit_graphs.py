@@ -11,7 +11,7 @@ W8A8: dict[str, object] = {"weights": 8, "second_order": False}
 W4A4: dict[str, object] = {"weights": 4, "activations": 4, "edge_bits": "same", "second_order": False}
 BITS = pytest.mark.parametrize("options", [W8A8, W4A4], ids=["w8a8", "w4a4"])
 
-# What stands between three convolutions, and the size of the output image.
+# Nodes between three convolutions, and the size of the output image.
 BETWEEN = {
     "add": ("a = Relu(c0)", "s = Add(a, c1) d = Relu(s)", 8),
     "concat": ("a = Relu(c0)", "r = Relu(c1) h = Concat<axis=2>(a, r) d = Concat<axis=3>(h, h)", 16),
@@ -37,9 +37,7 @@ BETWEEN = {
     "reshape": ("r = Relu(c0) a = Reshape(r, shape)", "s = Relu(c1) d = Reshape(s, square)", 8),
     "clip of both signs": ("a = Clip(c0, low, high)", "d = Clip(c1, low, high)", 8),
     "clip behind a move": ("r = Clip(c0, zero, high) a = Transpose<perm=[0,1,3,2]>(r)", "d = Relu(c1)", 8),
-    "relu behind relu": ("r = Relu(c0) a = Relu(r)", "d = Relu(c1)", 8),
     "split": ("p, q = Split<axis=1>(c0, halves) a = Concat<axis=1>(q, p)", "d = Relu(c1)", 8),
-    "division": ("r = Relu(c0) m = ReduceMax(r) e = Add(m, high) a = Div(r, e)", "d = Sub(c1, a)", 8),
 }
 CONSTANTS = {
     "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
@@ -152,8 +150,7 @@ def test_a_half_precision_model_keeps_its_interface(opset: int, options: dict[st
 @BITS
 def test_two_layers_share_an_input(options: dict[str, object]) -> None:
     proof = prove(conv_chain("a = Relu(c0)", f"c2 = Conv{SAME}(a, w1, b0) d = Add(c1, c2)"), images(), **options)
-    first, second = (proof.maker(layer).input[0] for layer in ("c1", "c2"))
-    assert first == second
+    assert proof.maker("c1").input[0] == proof.maker("c2").input[0]
 
 
 def test_two_layers_share_an_input_at_different_bits() -> None:
@@ -196,7 +193,7 @@ def test_several_inputs_and_outputs(options: dict[str, object]) -> None:
 
 
 def branching(condition: bool) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A model whose ReLU is read by a layer and by both branches of an If, one of which holds a layer."""
+    """A ReLU that is read by a layer and by both branches of an If, one of which holds a layer."""
     text = f"""(float[N,3,8,8] x, bool c) => (float[N,8,8,8] y, float[N,8,8,8] z) {{
         c0 = Conv{SAME}(x, w0, b0) r0 = Relu(c0)
         z = If(c)<then_branch = t () => (float[N,8,8,8] t1) {{ t1 = Mul(r0, r0) }},
