@@ -98,7 +98,7 @@ class _Walk:
         made = {layer.activated for layer in stage.layers}
         places = [q for q in self._plan.outputs if q.tensor in made]
         own = [q.tensor for q in places if q.like in (None, q.tensor)]
-        seen = calibration.observe(stage, own, lambda units: tell(units))
+        seen = calibration.observe(stage, own, tell)
         for layer in stage.layers:
             self.solutions[layer.name] = solution = self._solution(layer, seen)
             if solution.input is not None:
@@ -113,7 +113,7 @@ class _Walk:
             if layer.bias and solution.bias is not None:
                 constants[layer.bias, layer.name] = solution.bias
         inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
-        calibration.advance(stage, inputs, constants, {t: self.outputs[t] for t in own}, lambda units: tell(units))
+        calibration.advance(stage, inputs, constants, {t: self.outputs[t] for t in own}, tell)
         for place in self._plan.outputs:  # grids that were waiting for the layer they follow
             known = self._grids.get((place.like or "", 8))
             if place.tensor not in self.outputs and known is not None:

@@ -72,9 +72,8 @@ def make_plan(model: Model, config: Config) -> Plan:
     planned = []
     for layer in layers:
         edge = layer.name in first or layer.name in last
-        weights, activations = config.weights, config.activations
+        weights, activations = config.edge_weights if edge else config.weights, config.activations
         if edge and config.edge_bits != "same":
-            weights = max(weights, config.edge_bits)
             activations = max(activations, config.edge_bits)
         integer = layer.op == "Conv" and activations == 8 and config.integer_weights(weights)
         planned.append(LayerPlan(layer, weights, activations, edge, integer))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -65,22 +67,14 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     Raises:
         OutputError: the disk is full, or the place cannot be written; nothing is left behind.
     """
-    check_writable(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        try:
-            if proto.ByteSize() < PROTOBUF_LIMIT:
-                _write(draft, proto.SerializeToString(deterministic=True))
-            else:
-                onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
-                # Writing left references to the file in place of the weights: the caller gets them back.
-                onnx.load_external_data_for_model(proto, folder)
-                os.replace(f"{draft}.data", f"{path}.data")
-            os.replace(draft, path)
-        except OSError as error:
-            raise OutputError(
-                f"output {path} could not be written: {error.strerror}; nothing was left behind."
-            ) from error
+    with _drafted(path) as draft:
+        if proto.ByteSize() < PROTOBUF_LIMIT:
+            _write(draft, proto.SerializeToString(deterministic=True))
+        else:
+            onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
+            # Writing left references to the file in place of the weights: the caller gets them back.
+            onnx.load_external_data_for_model(proto, str(draft.parent))
+            os.replace(f"{draft}.data", f"{path}.data")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,11 +83,18 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
+    with _drafted(path) as draft:
+        _write(draft, text.encode())
+
+
+@contextmanager
+def _drafted(path: Path) -> Iterator[Path]:
+    """A place beside a path to write a draft, which takes the path's name when the block ends well."""
     check_writable(path)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name
         try:
-            _write(draft, text.encode())
+            yield draft
             os.replace(draft, path)
         except OSError as error:
             raise OutputError(

@@ -155,7 +155,6 @@ def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Set
     fit_input = options.learn_input and problem.fit_input and grid is not None
     behind_relu = grid is None or grid.zero_point == grid.spec.qmin
     steps = 1.0 if grid is None else float(grid.spec.qmax - grid.spec.qmin)
-    spread = float(np.std(problem.y.clip(problem.low, problem.high)))
     numbers = (
         (1.0, 0.0, 0.0, 0.0) if grid is None else (float(grid.scale), grid.zero_point, grid.spec.qmin, grid.spec.qmax)
     )
@@ -163,7 +162,7 @@ def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Set
     return Setting(
         scale=f(start.scale),
         bias=f(start.bias),
-        deviation=f(max(spread, 1e-12)),
+        deviation=f(_deviation(problem)),
         bounds=f([problem.weight_spec.qmin, problem.weight_spec.qmax]),
         input=f(numbers),
         quantise_input=jnp.asarray(grid is not None),
@@ -176,6 +175,11 @@ def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Set
             input_zero=f(0.0 if behind_relu or not fit_input else options.scale_rate * steps / 8),
         ),
     )
+
+
+def _deviation(problem: LayerProblem) -> float:
+    """Standard deviation of the activated float output, the unit of the bias."""
+    return max(float(np.std(problem.y.clip(problem.low, problem.high))), 1e-12)
 
 
 def straight_through(exact: jax.Array, smooth: jax.Array) -> jax.Array:
@@ -275,8 +279,7 @@ def _solution(problem: LayerProblem, start: Solution, found: Unknowns) -> Soluti
     spec, grid = problem.weight_spec, start.input
     integers = np.clip(np.round(found.weight), spec.qmin, spec.qmax).astype(np.float32)
     scale = (start.scale * np.exp(found.log_scale)).astype(np.float32)
-    deviation = max(float(np.std(problem.y.clip(problem.low, problem.high))), 1e-12)
-    bias = (start.bias + deviation * found.bias).astype(np.float32)
+    bias = (start.bias + _deviation(problem) * found.bias).astype(np.float32)
     if grid is not None:
         zero = int(np.clip(np.round(grid.zero_point + found.input_zero), grid.spec.qmin, grid.spec.qmax))
         grid = QuantParams(grid.spec, np.asarray(grid.scale * np.exp(found.log_input_scale), np.float32), zero)
