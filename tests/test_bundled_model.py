@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -141,11 +142,12 @@ def test_unoptimised_model_agrees_with_the_optimised_one(
     np.testing.assert_allclose(plain.run(None, feed)[0], session.run(None, feed)[0], rtol=0, atol=1e-4)
 
 
-def test_finding_the_files_imports_nothing_heavy() -> None:
+def test_finding_the_files_imports_nothing_heavy(tmp_path: Path) -> None:
     script = (
         "import sys, onnxq.models as models; paths = models.bundled();"
         "assert paths.model.is_absolute() and paths.model.is_file();"
         "print(sorted({'numpy', 'onnx', 'onnxruntime', 'jax', 'optax', 'sklearn'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # Elsewhere than in the source tree, whose `onnxq` folder would hide the installed package.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
