@@ -26,6 +26,9 @@ from onnxq.solve.layer import make_problem, solve_layer
 
 Array = NDArray[np.float32]
 
+SIMULATED_BATCHES = 4
+"""First batches whose simulated outputs are kept, for comparison with what is emitted."""
+
 
 @dataclass(frozen=True)
 class NetworkSolution:
@@ -37,6 +40,7 @@ class NetworkSolution:
         samples: calibration samples seen.
         sqnr_db: by network output, float against simulated quantised network on these samples; empty
             in parallel mode, which does not run the quantised network, and after later changes.
+        simulated: outputs of the simulated quantised network for the first batches, by name; empty likewise.
         remarks: what later changes came to.
     """
 
@@ -44,6 +48,7 @@ class NetworkSolution:
     outputs: Mapping[str, QuantParams]
     samples: int
     sqnr_db: Mapping[str, float | None]
+    simulated: tuple[Mapping[str, NDArray[np.generic]], ...] = ()
     remarks: tuple[Remark, ...] = ()
 
 
@@ -78,7 +83,14 @@ def solve_network(
         for stage in stages:
             tell = partial(tick, stage.layers[0].name if stage.layers else "")
             walk.solve(stage, calibration, tell)
-        return NetworkSolution(walk.solutions, walk.outputs, calibration.samples, _sqnr(model, calibration, sequential))
+        seen = range(min(SIMULATED_BATCHES, calibration.batches) if sequential else 0)
+        return NetworkSolution(
+            layers=walk.solutions,
+            outputs=walk.outputs,
+            samples=calibration.samples,
+            sqnr_db=_sqnr(model, calibration, sequential),
+            simulated=tuple(calibration.outputs(batch)[1] for batch in seen),
+        )
 
 
 class _Walk:

@@ -108,12 +108,12 @@ def test_4_bit_weights_are_packed_in_int4_and_whole_in_int8_with_the_same_answer
     np.testing.assert_array_equal(a, b)
 
 
-def test_8_bit_weights_are_unsigned_around_128_and_leave_the_lowest_integer_unused() -> None:
+def test_8_bit_weights_are_signed_and_leave_the_lowest_integer_unused() -> None:
     proof = prove(relu_chain(), images())
     for name in ("w0", "w1", "w2"):
         stored = proof.constant(f"{name}/quantized")
-        assert stored.dtype == np.uint8 and stored.min() >= 1 and stored.max() == 255
-        assert (proof.constant(f"{name}/zero_point") == 128).all()
+        assert stored.dtype == np.int8 and stored.min() >= -127 and np.abs(stored.astype(int)).max() > 64
+        assert (proof.constant(f"{name}/zero_point") == 0).all()
 
 
 @pytest.mark.parametrize("text", ["Gemm<transB=1>(x, w0, b0)", "Conv(i, w3, b0)"])

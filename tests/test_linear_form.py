@@ -4,19 +4,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, parser
 from small_models import normal
 
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.linear_form import (
     draw_positions,
     input_rows,
+    multiplied_in_pairs,
     output_rows,
     scales_are_shared,
     stored_weight,
     weight_matrix,
 )
 from onnxq.ir.load import load
+from onnxq.quant.saturation import without_saturation
 from onnxq.verify.session import start_session
 
 
@@ -149,3 +151,57 @@ def test_padding_reads_zero_even_where_the_input_is_not_finite() -> None:
     rows = input_rows(layer, x, positions)
     corner = (positions.place == 0).all(axis=1)  # reads nothing but padding
     assert not rows[:, corner].any()
+
+
+def through_integer_kernel(w: np.ndarray, x: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unoptimised and optimised answers of a quantised convolution of integers, in steps of 2,000."""
+    model = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 13]> g (float[N,C,H,W] x) => (float[N,D,H,W] y)
+        <float one = {{1}}, uint8 z = {{0}}, float step = {{2000}}, uint8 middle = {{128}}, int8 i = {{0}}> {{
+        q = QuantizeLinear(x, one, z) d = DequantizeLinear(q, one, z) v = DequantizeLinear(w, one, i)
+        c = Conv<group={group}>(d, v) p = QuantizeLinear(c, step, middle) y = DequantizeLinear(p, step, middle) }}"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(w.astype(np.int8), "w"))
+    proto = model.SerializeToString()
+    plain, fast = (start_session(proto, level).run(None, {"x": x})[0] for level in ("disable", "all"))
+    return plain / 2000, fast / 2000
+
+
+@pytest.mark.parametrize(
+    ("shape", "group"),
+    [
+        ((8, 3, 3, 3), 1),
+        ((16, 16, 1, 1), 1),
+        ((17, 33, 1, 1), 1),
+        ((64, 32, 3, 3), 1),
+        ((7, 5, 3, 3), 1),
+        ((20, 6, 3, 3), 2),
+        ((48, 8, 5, 1), 3),
+        ((12, 1, 3, 3), 12),
+        ((24, 1, 3, 3), 12),
+    ],
+)
+def test_weights_without_saturating_pairs_are_computed_exactly(shape: tuple[int, ...], group: int) -> None:
+    rng = np.random.default_rng(0)
+    stored = np.rint(rng.standard_t(3, shape) * 60).clip(-127, 127).astype(np.float32)
+    channels = shape[1] * group
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Conv", ["x", "w"], ["y"], group=group)],
+            "g",
+            [helper.make_tensor_value_info("x", 1, (1, channels, 8, 8))],
+            [helper.make_tensor_value_info("y", 1, None)],
+            [numpy_helper.from_array(stored, "w")],
+        ),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    (layer,), _ = find_layers(load(model))
+    pairs = multiplied_in_pairs(layer)
+    assert (pairs is None) == (shape[1] == 1 and shape[0] == group)
+    if pairs is not None:
+        exact = without_saturation(weight_matrix(layer, stored), pairs)
+        stored = stored_weight(layer, exact).astype(np.float32)
+    x = rng.choice(np.array([0, 3, 250, 255], np.float32), (1, channels, 8, 8), p=[0.2, 0.1, 0.2, 0.5])
+    plain, fast = through_integer_kernel(stored, x, group)
+    assert np.abs(plain - fast).max() <= 1  # the tie of one rounding; a single saturated pair is worth up to 16

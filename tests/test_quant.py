@@ -11,6 +11,7 @@ from scipy import optimize
 
 from onnxq.quant.affine import dequantize, fake_quantize, quantize
 from onnxq.quant.histogram import HALF_BINS, Histogram
+from onnxq.quant.saturation import exact_scale, without_saturation
 from onnxq.quant.scale_search import SMALLEST_SCALE, activation_params, weight_scale
 from onnxq.quant.solution import (
     INT32_ROOM,
@@ -248,3 +249,27 @@ def test_integers_come_back_as_weights_along_their_channel_axis() -> None:
     params = QuantParams(weight_spec(8), np.array([1, 10, 100], np.float32))
     solution = LayerSolution("layer", integers, params, None, None, 0.0, 0.0, "", 0.0)
     np.testing.assert_array_equal(solution.dequantized(1), [[0, 10, 200], [3, 40, 500]])
+
+
+@given(
+    hnp.arrays(np.float32, (2, 9, 3), elements=st.integers(-127, 127).map(float)),
+    st.permutations(range(9)),
+)
+def test_no_pair_saturates_after_repair_and_pairs_with_room_stay(integers: np.ndarray, order: list[int]) -> None:
+    pairs = np.array(order[:8]).reshape(4, 2)
+    exact = without_saturation(integers, pairs)
+    first, second = exact[:, pairs[:, 0]], exact[:, pairs[:, 1]]
+    products = 255 * np.stack([first.clip(min=0) + second.clip(min=0), first.clip(max=0) + second.clip(max=0)])
+    assert products.max() <= 32767 and products.min() >= -32768
+    before = integers[:, pairs[:, 0]] + integers[:, pairs[:, 1]]
+    changed = (first != integers[:, pairs[:, 0]]) | (second != integers[:, pairs[:, 1]])
+    np.testing.assert_array_equal(changed, (np.abs(before) > 128) & (first * second >= 0))
+    assert (np.abs(exact) <= np.abs(integers)).all()
+
+
+def test_the_exact_scale_leaves_the_largest_pair_just_inside() -> None:
+    weight = np.array([[[0.9, -0.2], [0.7, -0.1], [-0.8, 0.3]]], np.float32)
+    pairs = np.array([[0, 1]])
+    scale = exact_scale(weight, pairs)
+    np.testing.assert_allclose(scale, [[1.6 / 128, 0.3 / 128]], rtol=1e-6)
+    assert (exact_scale(weight, np.array([[0, 2]])) == 0).all()  # of two signs: they cannot add up

@@ -3,9 +3,8 @@ onnxruntime runs at every optimisation level with the same answers.
 
 The rules, each measured (a test holds each):
 
-1. 8-bit weights are stored unsigned with zero point 128. Signed ones meet unsigned activations in an
-   instruction of x86 CPUs without VNNI that adds pairs of products in 16 bits and saturates. Weights of
-   7 bits and less cannot saturate there and stay signed.
+1. Weights are signed, zero point 0: the form that the fast kernels take. 8-bit ones beside 8-bit activations
+   must not saturate on CPUs without VNNI; the solver sees to that (:mod:`onnxq.quant.saturation`).
 2. 8-bit activations are unsigned; after a ReLU the zero point is 0, so that merging the two is exact.
 3. A bias is int32 with scale s_x·s_w, the only one that integer kernels accept. Beside 16-bit grids, which
    no integer kernel takes, it has a finer scale of its own: onnxruntime would put a float one on s_x·s_w,
@@ -101,19 +100,16 @@ class _Writer:
     def quantise_weight(self, layer: Layer, solution: LayerSolution, packed: bool) -> None:
         """Store the integers behind a DequantizeLinear."""
         bits, integers = solution.weight.spec.bits, solution.integers
-        zero = 0
         if bits == 16:
             stored = integers.astype(np.int16)
         elif packed:
             stored = integers.astype(ml_dtypes.int4)
-        elif bits == 8:
-            zero, stored = 128, (integers + 128).astype(np.uint8)
         else:
             stored = integers.astype(np.int8)
         scale, axis = solution.weight.scale, layer.channel_axis
         if solution.input is not None and solution.input.spec.bits == 16:
             stored, axis = self._apart(layer, stored)
-        zeros = np.full(scale.shape, zero).astype(stored.dtype)
+        zeros = np.zeros(scale.shape, stored.dtype)
         base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
         self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis)
 

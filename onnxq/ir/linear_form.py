@@ -48,6 +48,24 @@ def scales_are_shared(layer: Layer) -> bool:
     return layer.op == "ConvTranspose" and layer.window is not None and layer.window.groups > 1
 
 
+def multiplied_in_pairs(layer: Layer) -> NDArray[np.intp] | None:
+    """Which inputs of a group integer kernels multiply together, (P, 2), indices along K.
+
+    They run over the window first and over the channels within it, two at a time. None for depthwise
+    layers, whose kernel takes one input at a time, and for layers that have no integer kernel.
+    """
+    if layer.op == "ConvTranspose":
+        return None
+    if layer.window is None:
+        order = np.arange(layer.weight_shape[1 if layer.transposed else 0])
+    else:
+        channels, taps = layer.weight_shape[1], int(np.prod(layer.window.kernel))
+        if channels == 1 and layer.weight_shape[0] == layer.window.groups:
+            return None
+        order = np.arange(channels * taps).reshape(channels, taps).T.reshape(-1)
+    return order[: len(order) // 2 * 2].reshape(-1, 2)
+
+
 @dataclass(frozen=True)
 class Positions:
     """Output positions drawn from a batch, one row each.

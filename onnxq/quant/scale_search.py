@@ -21,7 +21,10 @@ CLIP_RATIOS = np.concatenate([np.geomspace(0.02, 0.3, 14), np.linspace(0.32, 1.0
 
 
 def weight_scale(
-    weight: NDArray[np.float32], spec: QuantSpec, importance: NDArray[np.float32] | None = None
+    weight: NDArray[np.float32],
+    spec: QuantSpec,
+    importance: NDArray[np.float32] | None = None,
+    floor: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Per-channel scale of least (weighted) squared error for symmetric weights.
 
@@ -31,16 +34,18 @@ def weight_scale(
         weight: (channels, K), float32.
         spec: the grid, zero point 0.
         importance: h, (channels, K) or (1, K), non-negative; 1 everywhere when None.
+        floor: scales to stay above, (channels,); none when None.
 
     Returns:
         Scales, (channels,), float32. A channel of zeros gets the smallest scale.
     """
     reach = np.maximum(weight.max(axis=1) / spec.qmax, weight.min(axis=1) / spec.qmin)
-    best = np.maximum(reach.astype(np.float32), SMALLEST_SCALE)
+    least = SMALLEST_SCALE if floor is None else np.maximum(floor, SMALLEST_SCALE)
+    best = np.maximum(reach.astype(np.float32), least)
     error = np.full(len(weight), np.inf)
     h = np.float32(1) if importance is None else importance
     for ratio in CLIP_RATIOS[::-1]:
-        scale = np.maximum((reach * ratio).astype(np.float32), SMALLEST_SCALE)
+        scale = np.maximum((reach * ratio).astype(np.float32), least)
         gap = dequantize(quantize(weight, scale[:, None], 0, spec.qmin, spec.qmax), scale[:, None], 0) - weight
         trial = (h * gap * gap).sum(axis=1, dtype=np.float64)
         better = trial < error

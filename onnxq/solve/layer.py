@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from onnxq.config import Config
 from onnxq.ir.layer import Layer
-from onnxq.ir.linear_form import scales_are_shared, stored_weight, weight_matrix
+from onnxq.ir.linear_form import multiplied_in_pairs, scales_are_shared, stored_weight, weight_matrix
+from onnxq.quant.saturation import without_saturation
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import QuantParams, weight_spec
 from onnxq.solve.problem import Array, LayerProblem, Solution
@@ -54,6 +55,7 @@ def make_problem(
         shared_scales=scales_are_shared(layer),
         fit_input=fit_input,
         fit_bias=bias is not None or layer.op != "MatMul",
+        pairs=multiplied_in_pairs(layer) if bits == 8 and grid is not None and grid.spec.bits == 8 else None,
     )
 
 
@@ -86,6 +88,14 @@ def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) 
 
 
 def _settle(layer: Layer, problem: LayerProblem, solution: Solution) -> Solution:
+    """Put weights back where a kernel computes them exactly, and the bias on its grid."""
+    solution = _with_room_for_the_bias(layer, problem, solution)
+    if problem.pairs is None:
+        return solution
+    return replace(solution, integers=without_saturation(solution.integers, problem.pairs))
+
+
+def _with_room_for_the_bias(layer: Layer, problem: LayerProblem, solution: Solution) -> Solution:
     """Widen the steps of channels whose bias would overflow int32, and put the bias on its grid."""
     if solution.input is None or not problem.fit_bias:
         return solution

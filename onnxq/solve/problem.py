@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.affine import dequantize, quantize
+from onnxq.quant.saturation import Pairs
 from onnxq.quant.spec import QuantParams, QuantSpec
 
 Array = NDArray[np.float32]
@@ -33,6 +34,8 @@ class LayerProblem:
         shared_scales: the groups share one scale a column.
         fit_input: the input's grid may be fitted (nothing else reads that tensor).
         fit_bias: the layer can hold a bias.
+        pairs: inputs that an integer kernel multiplies together and may saturate on, (P, 2), indices along K;
+            None where none can.
     """
 
     x: Array
@@ -48,6 +51,7 @@ class LayerProblem:
     shared_scales: bool
     fit_input: bool
     fit_bias: bool
+    pairs: Pairs | None = None
 
     @property
     def held(self) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.affine import quantize
+from onnxq.quant.saturation import exact_scale
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected
@@ -45,7 +46,8 @@ def search_scale(problem: LayerProblem, weight: Array, importance: Array | None 
         return np.broadcast_to(shared, (groups, channels)).copy()
     columns = weight.transpose(0, 2, 1).reshape(groups * channels, inputs)
     h = None if importance is None else np.repeat(importance, channels, axis=0)
-    return weight_scale(columns, problem.weight_spec, h).reshape(groups, channels)
+    floor = None if problem.pairs is None else exact_scale(weight, problem.pairs).reshape(-1)
+    return weight_scale(columns, problem.weight_spec, h, floor).reshape(groups, channels)
 
 
 def fitted_input(problem: LayerProblem) -> LayerProblem:

@@ -6,7 +6,7 @@ finds. So it judges models of any origin, and a mistake elsewhere in onnxq canno
 
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
-from onnxq.verify.levels import check_levels
+from onnxq.verify.levels import check_levels, deviation_from
 from onnxq.verify.report import Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
 from onnxq.verify.session import LEVELS
 
@@ -19,5 +19,6 @@ __all__ = [
     "VerificationReport",
     "audit_bits",
     "check_levels",
+    "deviation_from",
     "verify",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def check_levels(
 
     A model that does not load or run is a finding, not an error. Differences are expected: kernels on
     integers round where the simulation does not, and on x86 processors without VNNI a product of
-    uint8 activations and full-range int8 weights saturates. Judge by ``relative_diff``.
+    uint8 activations and full-range int8 weights saturates. Judge by ``relative_rms``.
 
     Args:
         quantized: path or proto.
@@ -40,6 +41,25 @@ def check_levels(
     source = ModelSource.open(quantized, "quantised")
     held = [source.fit(feed) for feed in feeds]
     return compare_levels(source, held, classification=classification)
+
+
+def deviation_from(
+    quantized: ModelLike, feeds: Sequence[Feed], expected: Sequence[Mapping[str, NDArray[Any]]]
+) -> float:
+    """How far unoptimised answers are from expected ones: :func:`deviation` of the worst output.
+
+    Args:
+        quantized: path or proto.
+        feeds: batches, ``{input: array}``.
+        expected: the outputs by name, one mapping a batch.
+    """
+    source = ModelSource.open(quantized, "quantised")
+    session = source.start(LEVELS[0])
+    found = [session.run(list(source.outputs), source.fit(feed)) for feed in feeds]
+    return max(
+        (deviation([e[name] for e in expected], [f[i] for f in found]) for i, name in enumerate(source.outputs)),
+        default=0.0,
+    )
 
 
 def compare_levels(source: ModelSource, feeds: Sequence[Feed], *, classification: bool) -> tuple[LevelCheck, ...]:
@@ -65,7 +85,7 @@ def compare_levels(source: ModelSource, feeds: Sequence[Feed], *, classification
 def _compare(
     source: ModelSource, level: str, reference: list[_Outputs], outputs: list[_Outputs], classification: bool
 ) -> LevelCheck:
-    largest = relative = 0.0
+    largest = relative = relative_rms = 0.0
     rows = agreeing = 0
     for index, name in enumerate(source.outputs):
         difference = magnitude = 0.0
@@ -85,8 +105,32 @@ def _compare(
                 agreeing += int(np.count_nonzero(scores.argmax(-1) == found.reshape(scores.shape).argmax(-1)))
         largest = max(largest, difference)
         relative = max(relative, difference / magnitude if magnitude else 0.0)
+        relative_rms = max(relative_rms, deviation([b[index] for b in reference], [b[index] for b in outputs]))
     agreement = 100.0 * agreeing / rows if rows else None
-    return LevelCheck(level, ok=True, max_abs_diff=largest, relative_diff=relative, agreement=agreement)
+    return LevelCheck(
+        level,
+        ok=True,
+        max_abs_diff=largest,
+        relative_diff=relative,
+        relative_rms=relative_rms,
+        agreement=agreement,
+    )
+
+
+def deviation(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
+    """Root mean square of the difference over that of what was expected, over finite values of all batches.
+
+    0 where nothing differs; infinite where something does and all that was expected is 0.
+    """
+    signal = noise = 0.0
+    for a, b in zip(expected, found, strict=True):
+        exact, other = a.astype(np.float64), b.astype(np.float64)
+        finite = np.isfinite(exact) & np.isfinite(other)
+        signal += float(np.square(exact[finite]).sum())
+        noise += float(np.square(exact[finite] - other[finite]).sum())
+    if not noise:
+        return 0.0
+    return math.sqrt(noise / signal) if signal else math.inf
 
 
 def _problem(expected: NDArray[Any], found: NDArray[Any]) -> str | None:

@@ -66,6 +66,8 @@ class LevelCheck:
             None where either level does not work.
         relative_diff: largest over the outputs of the difference divided by the largest magnitude in
             that output at either level; 0 to 2.
+        relative_rms: largest over the outputs of the root mean square of the difference divided by that of
+            the output at ``disable``.
         agreement: percent of rows whose largest value stands at the same place as at ``disable``;
             None unless judged as a classification.
         error: one sentence saying what failed; None where ``ok``.
@@ -75,6 +77,7 @@ class LevelCheck:
     ok: bool
     max_abs_diff: float | None = None
     relative_diff: float | None = None
+    relative_rms: float | None = None
     agreement: float | None = None
     error: str | None = None
 
@@ -84,6 +87,7 @@ class LevelCheck:
             "ok": self.ok,
             "max_abs_diff": _number(self.max_abs_diff),
             "relative_diff": _number(self.relative_diff),
+            "relative_rms": _number(self.relative_rms),
             "agreement": _number(self.agreement),
             "error": self.error,
         }

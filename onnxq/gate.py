@@ -1,0 +1,66 @@
+"""The gate of a quantisation: the emitted model must load, and mean what was solved, at every level.
+
+Kernels on integers and kernels on floats round the last bit differently, and a deep network carries such a
+difference on, up to the size of the quantisation error itself. What goes beyond that is a fault: a kernel
+that saturates, a fusion that changes the meaning, a graph that is not what the solver simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.data import Feed
+from onnxq.errors import VerificationError
+from onnxq.verify import LevelCheck, check_levels, deviation_from
+
+Outputs = Mapping[str, NDArray[Any]]
+
+ROOM = 2.0
+"""Deviation allowed, as a multiple of the quantisation error."""
+
+LEAST_ROOM = 0.05
+"""Deviation that is always allowed, relative to the output."""
+
+
+def pass_gate(
+    model: onnx.ModelProto, feeds: Sequence[Feed], simulated: Sequence[Outputs], sqnr_db: Mapping[str, float | None]
+) -> tuple[LevelCheck, ...]:
+    """Run the emitted model at every level, and compare the levels with each other and with the simulation.
+
+    Args:
+        model: as emitted.
+        feeds: a few batches.
+        simulated: outputs of the solver's simulation for the first of these batches, where there are any.
+        sqnr_db: of the simulation against the float network, by output; tells how large the error is.
+
+    Raises:
+        VerificationError: a level does not load or run, or its answers are not those of the others.
+    """
+    checks = check_levels(model, feeds)
+    failed = [f"{check.level} ({check.error})" for check in checks if not check.ok]
+    if failed:
+        raise VerificationError(
+            f"the quantised model does not run in onnxruntime at level {', '.join(failed)}; nothing was written: "
+            "try other bits or another container, and report the model."
+        )
+    known = [db for db in sqnr_db.values() if db is not None]
+    room = max(LEAST_ROOM, ROOM * 10 ** (-min(known) / 20)) if known else 1.0
+    for check in checks:
+        if (check.relative_rms or 0.0) > room:
+            raise VerificationError(_sentence(f"at level {check.level}", "unoptimised", check.relative_rms, room))
+    apart = deviation_from(model, feeds[: len(simulated)], simulated)
+    if apart > room:
+        raise VerificationError(_sentence("as emitted", "as simulated", apart, room))
+    return checks
+
+
+def _sentence(one: str, other: str, found: float | None, room: float) -> str:
+    return (
+        f"the quantised model's outputs {one} differ from those {other} by {100 * (found or 0.0):.1f}% of their size, "
+        f"more than the {100 * room:.1f}% that rounding explains; nothing was written: try other bits or another "
+        "container, and report the model."
+    )
