@@ -25,6 +25,7 @@ from onnxq.ir.linear_form import draw_positions, input_rows, output_rows
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
 from onnxq.quant.histogram import Histogram
+from onnxq.quant.moments import ChannelMoments, channel_moments
 from onnxq.quant.spec import QuantParams
 
 Array = NDArray[np.float32]
@@ -66,6 +67,7 @@ class Calibration:
         sequential: keep a second copy for the network whose earlier layers are quantised.
         memory_limit: bytes, shared by the spools, the rows and the solvers' copies of them.
         float_rows: gather the float network's inputs of the rows too.
+        moments: gather the moments of the float layers' outputs.
         seed: for the positions drawn.
         folder: where the spools may write.
     """
@@ -77,12 +79,13 @@ class Calibration:
         *,
         sequential: bool,
         float_rows: bool,
+        moments: bool,
         memory_limit: int,
         seed: int,
         folder: Path | None = None,
     ) -> None:
         self._model, self._seed = model, seed
-        self._row_bytes, self._float_rows = memory_limit // 8, float_rows
+        self._row_bytes, self._float_rows, self._with_moments = memory_limit // 8, float_rows, moments
         self._float = Frontier(memory_limit // 8, folder)
         self._quantised = Frontier(memory_limit // 8, folder) if sequential else self._float
         self._starts: list[int] = []
@@ -133,11 +136,12 @@ class Calibration:
             CalibrationError: a layer reads or makes NaN or infinity in the float network.
         """
         if not stage.nodes:
-            return Observation(rows={}, histograms={})
+            return Observation(rows={}, histograms={}, moments={})
         outputs = list(dict.fromkeys([*stage.makes, *(layer.output for layer in stage.layers), *extra]))
         read = tuple(dict.fromkeys(layer.input for layer in stage.layers))
         gathered: dict[str, list[Rows]] = {layer.name: [] for layer in stage.layers}
         histograms = {name: Histogram() for name in (*read, *extra)}
+        moments: dict[str, ChannelMoments] = {}
         session: Session | None = None
         keep = False
         ahead: Arrays = {}
@@ -152,6 +156,9 @@ class Calibration:
                 histograms[name] = histograms[name].update(seen[name].astype(np.float32, copy=False))
             for name in extra:
                 histograms[name] = histograms[name].update(made[name].astype(np.float32, copy=False))
+            for layer in stage.layers if self._with_moments else ():
+                y = made[layer.output]
+                moments[layer.name] = channel_moments(y, layer.output_axis, moments.get(layer.name))
             for index, layer in enumerate(stage.layers):
                 rows = self._draw(stage, index, batch, seen[layer.input], exact[layer.input], made[layer.output])
                 gathered[layer.name].append(rows)
@@ -166,7 +173,35 @@ class Calibration:
             self._float.follow(Step(stage, session, {}))
         joined = {name: _join(gathered.pop(name), self.samples >= HOLD_OUT) for name in tuple(gathered)}
         give_back_freed_memory()
-        return Observation(rows=joined, histograms=histograms)
+        return Observation(rows=joined, histograms=histograms, moments=moments)
+
+    def moments(
+        self,
+        stage: Stage,
+        inputs: Mapping[str, QuantParams | None],
+        constants: Mapping[tuple[str, str], Array],
+        progress: Progress,
+    ) -> dict[str, ChannelMoments]:
+        """Moments of what the layers of a stage make in the quantised network, over all samples.
+
+        Args:
+            stage: the one just observed.
+            inputs: as for :meth:`advance`.
+            constants: as for :meth:`advance`.
+            progress: called with 1 after each batch.
+        """
+        found: dict[str, ChannelMoments] = {}
+        session: Session | None = None
+        wanted = tuple(dict.fromkeys(layer.output for layer in stage.layers))
+        for batch in range(self.batches):
+            feed = stage_feed(stage, self._quantised.at(batch), inputs)
+            session = session or self._session(stage, wanted, feed, constants, {})
+            made = session.run(feed, wanted)
+            for layer in stage.layers:
+                y = made[layer.output]
+                found[layer.name] = channel_moments(y, layer.output_axis, found.get(layer.name))
+            progress(1)
+        return found
 
     def advance(
         self,
@@ -255,10 +290,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a stage showed: rows by layer, histograms by tensor."""
+    """What a stage showed: rows by layer, histograms by tensor, moments of the layers' outputs where wanted."""
 
     rows: Mapping[str, Rows]
     histograms: Mapping[str, Histogram]
+    moments: Mapping[str, ChannelMoments]
 
 
 def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:

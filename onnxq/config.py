@@ -91,6 +91,8 @@ class Config:
         samples: calibration samples to use at most; all when None.
         equalise: bring the channels of a tensor to one range first, where the graph allows it exactly.
         second_order: start from error-propagating rounding instead of nearest rounding.
+        para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
+            in sequential mode.
         refinement: the gradient part; used by the advanced preset.
         tuning: tune biases and scales through the whole network at the end; left out when None. It helps some
             networks at 4 bits and below and does nothing for others, hence it is not a default.
@@ -108,6 +110,7 @@ class Config:
     samples: Annotated[int, Field(ge=1)] | None = None
     equalise: bool = True
     second_order: bool = True
+    para_normalise: bool = False
     refinement: Refinement = Field(default_factory=Refinement)
     tuning: Tuning | None = None
     memory_limit: Annotated[int, Field(ge=2**26)] = 2**30

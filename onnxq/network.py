@@ -22,6 +22,7 @@ from onnxq.progress import Listener, Progress
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import FLOAT_BITS, QuantParams, activation_spec
+from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
 
 Array = NDArray[np.float32]
@@ -66,12 +67,13 @@ def solve_network(
         feeds,
         sequential=sequential,
         float_rows=config.preset == "advanced" and config.refinement.mixing > 0,
+        moments=config.para_normalise and sequential,
         memory_limit=config.memory_limit,
         seed=config.seed,
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
-        runs = sum(bool(stage.nodes) for stage in stages) * (1 + sequential)
+        runs = sum(bool(stage.nodes) for stage in stages) * (1 + sequential * (1 + config.para_normalise))
         total = runs * calibration.batches + len(plan.layers)
         done = 0
 
@@ -118,18 +120,27 @@ class _Walk:
             tell(1)
         for tensor in own:
             self.outputs[tensor] = activation_params(seen.histograms[tensor], activation_spec(8))
+        inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
+        if seen.moments:
+            found = calibration.moments(stage, inputs, self._constants(stage), tell)
+            for layer in stage.layers:
+                solution, wanted = self.solutions[layer.name], seen.moments[layer.name]
+                self.solutions[layer.name] = para_normalised(layer, solution, wanted, found[layer.name])
+        calibration.advance(stage, inputs, self._constants(stage), {t: self.outputs[t] for t in own}, tell)
+        for place in self._plan.outputs:  # grids that were waiting for the layer they follow
+            known = self._grids.get((place.like or "", 8))
+            if place.tensor not in self.outputs and known is not None:
+                self.outputs[place.tensor] = known
+
+    def _constants(self, stage: Stage) -> dict[tuple[str, str], Array]:
+        """Quantised weights and biases of a stage's layers, by the constant's and the layer's name."""
         constants: dict[tuple[str, str], Array] = {}
         for layer in stage.layers:
             solution = self.solutions[layer.name]
             constants[layer.weight, layer.name] = solution.dequantized(layer.channel_axis)
             if layer.bias and solution.bias is not None:
                 constants[layer.bias, layer.name] = solution.bias
-        inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
-        calibration.advance(stage, inputs, constants, {t: self.outputs[t] for t in own}, tell)
-        for place in self._plan.outputs:  # grids that were waiting for the layer they follow
-            known = self._grids.get((place.like or "", 8))
-            if place.tensor not in self.outputs and known is not None:
-                self.outputs[place.tensor] = known
+        return constants
 
     def _solution(self, layer: Layer, seen: Observation) -> LayerSolution:
         finished = self._checkpoint.load(layer.name)

@@ -86,9 +86,11 @@ def test_a_disk_that_takes_no_more_is_reported_with_a_way_out(tmp_path: Path) ->
             spool.put(0, {"t": np.ones(3)})
 
 
-def opened(model: Model, data: np.ndarray, cut: int = 4, **options: object) -> Calibration:
-    feeds = [{"x": data[i : i + cut]} for i in range(0, len(data), cut)]
-    settings = {"sequential": True, "float_rows": True, "memory_limit": LARGE, "seed": 0, **options}
+def opened(
+    model: Model, data: np.ndarray | Iterator[dict[str, np.ndarray]], cut: int = 4, **options: object
+) -> Calibration:
+    feeds = [{"x": data[i : i + cut]} for i in range(0, len(data), cut)] if isinstance(data, np.ndarray) else data
+    settings = {"sequential": True, "float_rows": True, "moments": False, "memory_limit": LARGE, "seed": 0, **options}
     return Calibration(model, feeds, **settings)  # type: ignore[arg-type]
 
 
@@ -209,9 +211,7 @@ def test_samples_that_end_in_an_error_leave_nothing_behind(tmp_path: Path) -> No
         raise CalibrationError("no more")
 
     with pytest.raises(CalibrationError, match="no more"):
-        Calibration(
-            prepared()[0], feeds(), sequential=True, float_rows=True, memory_limit=SMALL, seed=0, folder=tmp_path
-        )
+        opened(prepared()[0], feeds(), memory_limit=SMALL, folder=tmp_path)
     gc.collect()  # a folder that waits for the collector would warn here
     assert not list(tmp_path.iterdir())
 

@@ -73,6 +73,11 @@ class Layer:
         return self.weight_shape[self.channel_axis] * groups
 
     @property
+    def output_axis(self) -> int:
+        """Axis of the output that counts its channels."""
+        return -1 if self.window is None else 1
+
+    @property
     def parameters(self) -> int:
         """Weights of the layer, the bias not counted."""
         return math.prod(self.weight_shape)
