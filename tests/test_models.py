@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, checker, helper, numpy_helper, shape_inference
 
+from onnxq.models import bert
 from onnxq.models.bert import bert_base
 from onnxq.models.build import main
 from onnxq.models.catalogue import NETWORKS
@@ -248,3 +249,39 @@ def test_command_refuses_weights_that_are_missing_in_one_sentence(
     assert status == 2
     assert "none.npz cannot be read" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def little_bert() -> dict[bool, ort.InferenceSession]:
+    """BERT of one layer and few words in both forms of its normalisation, with the same weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bert, "LAYERS", 1)
+        patch.setattr(bert, "WORDS", 200)
+        values = random_values(bert_base())
+        protos = {plain: bert_base(plain_normalisation=plain).model(values) for plain in (False, True)}
+    return {
+        plain: ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        for plain, proto in protos.items()
+    }
+
+
+def test_both_forms_of_normalisation_compute_the_same(little_bert: dict[bool, ort.InferenceSession]) -> None:
+    rng = np.random.default_rng(0)
+    feed = {
+        "input_ids": rng.integers(0, 200, (2, 9)),
+        "attention_mask": np.ones((2, 9), np.int64),
+        "token_type_ids": rng.integers(0, 2, (2, 9)),
+    }
+    short, plain = (little_bert[form].run(None, feed) for form in (False, True))
+    for one, other in zip(short, plain, strict=True):
+        # Values of size one to four after about ten float32 roundings in another order.
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_masked_tokens_have_no_influence(little_bert: dict[bool, ort.InferenceSession]) -> None:
+    tokens = np.random.default_rng(0).integers(0, 200, (1, 8))
+    other = np.concatenate([tokens[:, :5], tokens[:, :3]], axis=1)
+    rest = {"attention_mask": (np.arange(8) < 5).astype(np.int64)[None], "token_type_ids": np.zeros((1, 8), np.int64)}
+    first, second = (little_bert[False].run(None, {"input_ids": ids, **rest})[0] for ids in (tokens, other))
+    assert np.array_equal(first[:, :5], second[:, :5])
+    assert not np.array_equal(first[:, 5:], second[:, 5:])
