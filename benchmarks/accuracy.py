@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 
 from onnxq.config import make_config
 from onnxq.data import read_feeds, read_labels
@@ -34,6 +31,8 @@ from onnxq.ir.load import load
 from onnxq.models import bundled
 from onnxq.pipeline import quantize
 from onnxq.verify import verify
+
+HEAD = ("network", "bits", "preset", "KL, nats", "top-1 float → quantised", "size", "seconds", "all levels load")
 
 
 @dataclass(frozen=True)
@@ -128,25 +127,22 @@ def measure(network: Network, bits: str, preset: str, samples: int) -> Row:
     )
 
 
-def machine() -> dict[str, str]:
-    """Where and with what the figures were made."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {name: version(name) for name in ("onnxq", "onnx", "onnxruntime", "jax", "numpy")}
-    return {"processor": platform.processor() or platform.machine(), "commit": commit.stdout.strip(), **versions}
-
-
 def markdown(rows: list[Row]) -> str:
     """The rows as a table for people."""
-    lines = [
-        "| network | bits | preset | KL, nats | top-1 float → quantised | size | seconds | all levels load |",
-        "|---|---|---|---|---|---|---|---|",
+    cells = [
+        [
+            r.network,
+            r.bits.upper(),
+            r.preset,
+            f"{r.kl:.4f}",
+            f"{r.top1_fp32:.2f} → {r.top1:.2f}",
+            f"{100 * r.size:.0f}%",
+            f"{r.seconds:.0f}",
+            "yes" if r.loads else "no",
+        ]
+        for r in rows
     ]
-    for r in rows:
-        lines.append(
-            f"| {r.network} | {r.bits.upper()} | {r.preset} | {r.kl:.4f} | {r.top1_fp32:.2f} → {r.top1:.2f} "
-            f"| {100 * r.size:.0f}% | {r.seconds:.0f} | {'yes' if r.loads else 'no'} |"
-        )
-    return "\n".join(lines) + "\n"
+    return record.markdown(HEAD, cells)
 
 
 def main() -> None:
@@ -167,9 +163,7 @@ def main() -> None:
             for preset in args.presets.split(","):
                 rows.append(measure(network, bits, preset, args.samples))
                 print(markdown(rows[-1:]).splitlines()[-1], flush=True)
-                record = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-                args.out.with_suffix(".json").write_text(json.dumps(record, indent=2))
-                args.out.with_suffix(".md").write_text(markdown(rows))
+                record.write(args.out, [asdict(row) for row in rows], markdown(rows), samples=args.samples)
 
 
 if __name__ == "__main__":

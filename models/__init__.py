@@ -4,6 +4,9 @@ One network is bundled: ``digits.onnx``, a small residual classifier of handwrit
 convolutions and unfolded batch normalisation, next to the data to calibrate and to judge it.
 ``train_digits.py`` in this folder makes all three files.
 
+The networks of the literature (ResNet, MobileNet-V2, BERT) are built on demand: ``catalogue.py`` has them by name,
+``python -m onnxq.models.build`` writes them, and nothing of that is loaded here.
+
 The images come from the *Optical Recognition of Handwritten Digits* data set (E. Alpaydin and C. Kaynak, 1998,
 UCI Machine Learning Repository, https://doi.org/10.24432/C50P49), in the copy of 1,797 images that scikit-learn
 carries. Licence of the data: Creative Commons Attribution 4.0 (CC BY 4.0). Changes made: the 8x8 images are

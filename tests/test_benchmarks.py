@@ -1,0 +1,94 @@
+"""The machinery of the benchmarks; their figures are no matter for tests."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+Find = Callable[[str], ModuleType]
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[Find]:
+    """Modules of the folder by name, as its commands find them."""
+    monkeypatch.syspath_prepend(FOLDER)
+    before = set(sys.modules)
+
+    def find(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield find
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and FOLDER in Path(str(sys.modules[name].__file__)).parents:
+            del sys.modules[name]
+
+
+def test_a_process_is_told_by_its_status_output_and_last_complaint(benchmark: Find) -> None:
+    script = "import sys; print('done'); print('first\\nlast\\n', file=sys.stderr); sys.exit(3)"
+    done = benchmark("process").run([sys.executable, "-c", script], timeout=60)
+    assert (done.status, done.output, done.complaint) == (3, "done\n", "last")
+    assert done.cpu_seconds > 0
+    assert done.seconds > 0
+
+
+def test_peak_memory_is_that_of_the_process_itself(benchmark: Find) -> None:
+    run = benchmark("process").run
+    peak = run([sys.executable, "-c", "x = b'1' * 2**28"], timeout=60).peak
+    # 256 MiB written, and beside it what the interpreter takes.
+    assert 2**28 < peak < 2**28 + 2**26
+
+
+def test_a_process_that_takes_too_long_is_ended(benchmark: Find) -> None:
+    done = benchmark("process").run([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.2)
+    assert done.status is None
+    assert done.seconds < 30
+
+
+def test_results_name_machine_versions_and_commit(benchmark: Find, tmp_path: Path) -> None:
+    benchmark("record").write(tmp_path / "table", [{"a": 1}], "| a |\n", samples=64)
+    found = json.loads((tmp_path / "table.json").read_text())
+    assert found["rows"] == [{"a": 1}] and found["samples"] == 64
+    assert {"processor", "cores", "memory", "system", "commit", "onnxq", "onnxruntime"} <= set(found["machine"])
+    text = (tmp_path / "table.md").read_text()
+    assert text.startswith("| a |\n")
+    assert f"commit {found['machine']['commit']}" in text
+
+
+def test_growth_is_told_against_the_fewest_samples(benchmark: Find) -> None:
+    scaling = benchmark("scaling")
+    few = scaling.Row("net", "w8a8", "light", 64, seconds=10.0, cpu_seconds=9.0, peak=2**30, loads=4)
+    many = scaling.Row("net", "w8a8", "light", 256, seconds=30.0, cpu_seconds=27.0, peak=2**30 + 2**26, loads=4)
+    lines = scaling.markdown([few, many]).splitlines()
+    assert "| – | 4 of 4 |" in lines[2]
+    assert "×4: time ×3.00, memory ×1.06" in lines[3]
+
+
+def test_a_tool_that_cannot_be_installed_is_a_row_with_the_reason(benchmark: Find, tmp_path: Path) -> None:
+    peers, environments = benchmark("peers"), benchmark("environments")
+    task = peers.Task(tmp_path / "m.onnx", tmp_path / "c.npz", tmp_path / "d.npz", None, None, 1.0)
+    place = environments.Place(Path(sys.executable), reason="not installed: no such package")
+    row = peers.attempt(task, "aimet", "minmax", "w8a8", place, tmp_path)
+    assert row.kl is None and row.reason == "not installed: no such package"
+    assert "not installed: no such package |" in peers.markdown([row])
+
+
+def test_bits_that_a_tool_does_not_have_are_a_row_with_the_reason(benchmark: Find, tmp_path: Path) -> None:
+    peers, environments = benchmark("peers"), benchmark("environments")
+    task = peers.Task(tmp_path / "m.onnx", tmp_path / "c.npz", tmp_path / "d.npz", None, None, 1.0)
+    row = peers.attempt(task, "quark", "adaround", "w4a8", environments.Place(Path(sys.executable)), tmp_path)
+    assert row.seconds is None and "below 8 bits" in row.reason
+
+
+def test_every_row_of_the_comparison_names_a_tool_that_has_a_driver(benchmark: Find) -> None:
+    peers, environments = benchmark("peers"), benchmark("environments")
+    tools = {tool for _, tool, _ in peers.wanted(",".join(peers.ROWS), "w8a8")} - {peers.OURS}
+    assert tools == set(environments.TOOLS)
+    for tool in environments.TOOLS.values():
+        assert (FOLDER / "peer_drivers" / f"{tool.driver}.py").is_file()
