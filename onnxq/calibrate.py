@@ -203,6 +203,10 @@ class Calibration:
             progress(1)
         self._quantised.move(stage, ahead, self.batches)
 
+    def before(self, batch: int) -> Arrays:
+        """The tensors that the quantised network brings to the stage just observed, for one batch."""
+        return self._quantised.at(batch)
+
     def outputs(self, batch: int) -> tuple[Arrays, Arrays]:
         """The network's outputs for one batch, float and quantised, once every stage has run."""
         return self._float.at(batch), self._quantised.at(batch)

@@ -7,7 +7,7 @@ of the same names.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,12 +117,16 @@ class Config:
         """Whether weights of so many bits are stored as 8-bit integers, which integer kernels take."""
         return 4 < bits <= 8 or (bits <= 4 and self.container == "int8")
 
+    def opset_of(self, weights: Iterable[int], activations: Iterable[int]) -> int:
+        """The lowest operator set that has the types of some bits."""
+        weights = set(weights)
+        packed = min(weights) <= 4 and self.container != "int8"
+        return 21 if packed or 16 in weights | set(activations) else 13
+
     @property
     def opset(self) -> int:
         """The lowest operator set that has the types asked for."""
-        packed = any(b <= 4 for b in (self.weights, self.edge_weights)) and self.container != "int8"
-        wide = 16 in (self.weights, self.activations, self.edge_weights)
-        return 21 if packed or wide else 13
+        return self.opset_of((self.weights, self.edge_weights), (self.activations,))
 
     @property
     def edge_weights(self) -> int:
