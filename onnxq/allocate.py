@@ -285,7 +285,15 @@ def _open(
 
 def _limit(problem: AllocationProblem, budget: Budget) -> float:
     problem.matrix(budget.quantity)  # it says what the table holds
-    return budget.amount if budget.quantity == LOSS else budget.limit(problem.costs.whole(budget.quantity))
+    if not budget.relative:
+        return budget.amount
+    whole = problem.costs.whole[budget.quantity]
+    if not math.isfinite(whole):
+        raise ConfigError(
+            f"budget {budget} is a fraction, but the table does not say what {budget.quantity} the float network "
+            "spends; give an amount instead."
+        )
+    return budget.limit(whole)
 
 
 def _offset(problem: AllocationProblem, quantity: str) -> float:
@@ -327,7 +335,8 @@ def _amount(problem: AllocationProblem, quantity: str, value: float) -> str:
     """A quantity, with its share of the float network's."""
     if quantity == LOSS:
         return f"{value:.4g}"
-    return f"{value:.6g} ({value / problem.costs.whole(quantity):.4f} of the float network's)"
+    whole = problem.costs.whole[quantity]
+    return f"{value:.6g} ({value / whole:.4f} of the float network's)" if math.isfinite(whole) else f"{value:.6g}"
 
 
 def _allocation(

@@ -39,7 +39,9 @@ class OutputLoss:
     def of(self, batch: int, outputs: Outputs) -> Array:
         """Loss of each sample of a batch, (samples,)."""
         found = _floats(outputs)
-        return np.sum([self._one(n, exact, found[n]) for n, exact in self._exact[batch].items()], axis=0)
+        parts = [self._one(n, exact, found[n]) for n, exact in self._exact[batch].items()]
+        total: Array = np.sum(parts, axis=0)
+        return total
 
     def _one(self, name: str, exact: Array, found: Array) -> Array:
         if self.metric == "kl":
@@ -48,7 +50,9 @@ class OutputLoss:
                 if name in self._shares:
                     p, q = np.log(np.maximum(p, 1e-30)), np.log(np.maximum(q, 1e-30))
                 return softmax_divergence(p, q)
-        square = np.square(found - exact).reshape(len(exact), -1) if exact.ndim else np.square(found - exact).reshape(1, 1)
+        square = (
+            np.square(found - exact).reshape(len(exact), -1) if exact.ndim else np.square(found - exact).reshape(1, 1)
+        )
         mean: Array = square.mean(axis=1) / max(self._variance[name], 1e-30)
         return mean
 

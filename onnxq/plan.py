@@ -107,7 +107,9 @@ def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str]) ->
             "make one from a table of this model."
         )
     if all(bits == FLOAT for bits in choice.values()):
-        raise ConfigError("the allocation leaves every layer in float, so there is nothing to quantise; lower a budget.")
+        raise ConfigError(
+            "the allocation leaves every layer in float, so there is nothing to quantise; lower a budget."
+        )
 
 
 def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...]:

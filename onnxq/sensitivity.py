@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibrate import Calibration, Observation
 from onnxq.candidate import FLOAT, Candidate
+from onnxq.choices import Choices
 from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Chain, Quantised, make_step, passed
@@ -53,26 +54,6 @@ class Reference:
 
     bits: Mapping[str, Candidate]
     quantised: Quantised
-
-
-@dataclass(frozen=True)
-class Choices:
-    """The candidates of every layer.
-
-    Attributes:
-        layers: of the model, in its order.
-        candidates: the columns of the table.
-        open: which of them each layer may take, (layers, candidates).
-    """
-
-    layers: tuple[Layer, ...]
-    candidates: tuple[Candidate, ...]
-    open: NDArray[np.bool_]
-
-    def of(self, layer: Layer) -> list[Candidate]:
-        """Candidates of one layer."""
-        row = self.open[[la.name for la in self.layers].index(layer.name)]
-        return [c for c, taken in zip(self.candidates, row, strict=True) if taken]
 
 
 def measure_sensitivities(
@@ -158,11 +139,11 @@ class _Walk:
 
     def measure(self, index: int, layer: Layer, method: str) -> None:
         """Fill a layer's row."""
-        candidates = [c for c in self._choices.of(layer) if c != FLOAT]
+        candidates = [c for c in self._choices.of(layer.name) if c != FLOAT]
         solved = self._solved(layer, candidates)
         anchors = candidates if method == "full" else _middle(candidates, solved)
-        if self._reference.bits or FLOAT not in self._choices.of(layer):
-            anchors = [*anchors, FLOAT] if FLOAT in self._choices.of(layer) else anchors
+        if self._reference.bits or FLOAT not in self._choices.of(layer.name):
+            anchors = [*anchors, FLOAT] if FLOAT in self._choices.of(layer.name) else anchors
         else:
             self._enter(layer, FLOAT, np.zeros(1))
         for candidate in anchors:
@@ -219,9 +200,7 @@ class _Walk:
         if solution is not None:
             layers[layer.name] = solution
             if layer.activated in self._places[candidate]:
-                outputs[layer.activated] = activation_params(
-                    self._seen.histograms[layer.activated], activation_spec(8)
-                )
+                outputs[layer.activated] = activation_params(self._seen.histograms[layer.activated], activation_spec(8))
         changed = Quantised(layers, outputs)
         step, parts = None, []
         for batch in range(self._calibration.batches):

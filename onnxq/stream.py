@@ -67,7 +67,9 @@ class Again(Sequence[Feed]):
         return len(self._names)
 
     def __getitem__(self, index: Any) -> Any:
-        """One feed."""
+        """One feed, or a list of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         return self._spool.get(index, self._names[index])
 
 

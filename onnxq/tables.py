@@ -63,7 +63,7 @@ class CostTable:
         layers: names, in graph order.
         candidates: the columns.
         values: by quantity, (layers, candidates); NaN where a candidate cannot run.
-        in_float: by quantity, what each layer spends unquantised, (layers,).
+        whole: by quantity, what the float network spends; NaN where that is not known.
         rest: by quantity, what the network spends besides its layers.
         sources: by quantity, where the numbers come from.
     """
@@ -71,13 +71,9 @@ class CostTable:
     layers: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     values: Mapping[str, Matrix]
-    in_float: Mapping[str, tuple[float, ...]]
+    whole: Mapping[str, float]
     rest: Mapping[str, float]
     sources: Mapping[str, str] = field(default_factory=dict)
-
-    def whole(self, quantity: str) -> float:
-        """What the float network spends."""
-        return self.rest[quantity] + math.fsum(self.in_float[quantity])
 
     def total(self, quantity: str, choice: Mapping[str, Candidate]) -> float:
         """What an allocation spends."""
@@ -91,7 +87,7 @@ class CostTable:
             self.layers,
             self.candidates,
             {**self.values, **other.values},
-            {**self.in_float, **other.in_float},
+            {**self.whole, **other.whole},
             {**self.rest, **other.rest},
             {**self.sources, **other.sources},
         )
@@ -173,7 +169,7 @@ class AllocationProblem:
             "costs": {
                 q: {
                     "values": _plain(c.values[q]),
-                    "in_float": c.in_float[q],
+                    "whole": c.whole[q] if math.isfinite(c.whole[q]) else None,
                     "rest": c.rest[q],
                     "source": c.sources.get(q, ""),
                 }
@@ -249,7 +245,7 @@ def _problem(plain: Any) -> AllocationProblem:
             layers,
             candidates,
             values={q: _matrix(c["values"], shape) for q, c in costs.items()},
-            in_float={q: tuple(float(v) for v in c["in_float"]) for q, c in costs.items()},
+            whole={q: math.nan if c["whole"] is None else float(c["whole"]) for q, c in costs.items()},
             rest={q: float(c["rest"]) for q, c in costs.items()},
             sources={q: str(c["source"]) for q, c in costs.items()},
         ),

@@ -34,7 +34,7 @@ def problem(
             names,
             tuple(candidates),
             {q: as_matrix(np.array(rows, np.float64)) for q, rows in costs.items()},
-            {q: (in_float,) * len(names) for q in costs},
+            {q: rest + in_float * len(names) for q in costs},
             dict.fromkeys(costs, rest),
         ),
         agreements,
