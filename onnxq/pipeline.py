@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -203,33 +204,35 @@ def _mixed(
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
     prepared = prepare(load(model, minimum_opset=_opset(config, choice)))
     batch = batch_size(prepared.inputs)
-    kept = Again(config.memory_limit // 8)
-    for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
-        kept.append(feed)
-    feeds = kept[: -(-config.table_samples // max(samples_in(kept[0]), 1))]
-    clock, problem = _Clock(), None
-    with clock.stage("allocate"):
-        if allocation is None:
-            options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
-            problem = tables_for(prepared, feeds, config, options, progress, float_bytes=_float_size(model))
-            allocation = choose(prepared, problem, feeds, config)
+    with Again(config.memory_limit // 8) as kept:
+        for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
+            kept.append(feed)
+        feeds = kept[: -(-config.table_samples // max(samples_in(kept[0]), 1))]
+        clock, problem = _Clock(), None
+        with clock.stage("allocate"):
+            if allocation is None:
+                options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
+                problem = tables_for(prepared, feeds, config, options, progress, float_bytes=_float_size(model))
+                allocation = choose(prepared, problem, feeds, config)
+        rounds = count(1)
 
-    rounds = iter(range(100))
+        def solve(found: BitAllocation) -> Attempt[Result]:
+            place = folder and folder / f"round-{next(rounds)}"
+            data = calibration if isinstance(calibration, (str, Path)) else kept
+            run = _run(model, data, config, found.choice, progress, place, resume)
+            metric = problem.sensitivity.metric if problem else None
+            loss = measured_loss(prepared, run.result.model, feeds, metric)
+            return Attempt(found, run.model, Quantised(run.network.layers, run.network.outputs), loss, run.result)
 
-    def solve(found: BitAllocation) -> Attempt[Result]:
-        place = folder and folder / f"round-{next(rounds) + 1}"
-        data = calibration if isinstance(calibration, (str, Path)) else kept
-        run = _run(model, data, config, found.choice, progress, place, resume)
-        metric = problem.sensitivity.metric if problem else None
-        loss = measured_loss(prepared, run.result.model, feeds, metric)
-        quantised = Quantised(run.network.layers, run.network.outputs)
-        return Attempt(found, run.model, quantised, loss, run.result)
-
-    best, tried = carried_out(allocation, problem, feeds, config, solve, progress)
+        best, tried = carried_out(allocation, problem, feeds, config, solve, progress)
     report = best.result.report
-    seconds = {**clock.seconds, **report.seconds}
-    report = dataclasses.replace(report, allocation=account(best, tried), seconds=seconds)
-    return Result(best.result.model, dataclasses.replace(report, notes=(*report.notes, remark(best))))
+    report = dataclasses.replace(
+        report,
+        allocation=account(best, tried),
+        notes=(*report.notes, remark(best)),
+        seconds={**clock.seconds, **report.seconds},
+    )
+    return Result(best.result.model, report)
 
 
 def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Model, Plan]:

@@ -11,17 +11,17 @@ from onnxq.ir.layer import Layer
 
 
 def layer_bytes(proto: onnx.ModelProto, layers: Sequence[Layer], kept: Collection[str]) -> dict[str, int]:
-    """Bytes of every layer's constants and of the nodes that were added for it, by its name.
+    """Bytes of every layer's node, of its constants and of the nodes that were added for it, by its name.
 
     Args:
         proto: an emitted model, or the float model.
         layers: in graph order.
         kept: names of the float model's own nodes.
     """
-    owner = added_for(proto, layers, kept)
+    owner = {**added_for(proto, layers, kept), **{layer.name: layer.name for layer in layers}}
     found = dict.fromkeys((layer.name for layer in layers), 0)
     for part in (*proto.graph.initializer, *proto.graph.node):
-        if part.name in owner and part.name not in kept:
+        if part.name in owner:
             size = part.ByteSize()
             found[owner[part.name]] += 1 + _varint(size) + size
     return found
