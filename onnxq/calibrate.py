@@ -8,7 +8,7 @@ beyond a limit. At each stage the rows that its layers' solvers need are drawn, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -67,8 +67,8 @@ class Calibration:
         sequential: keep a second copy for the network whose earlier layers are quantised.
         memory_limit: bytes, shared by the spools, the rows and the solvers' copies of them.
         float_rows: gather the float network's inputs of the rows too.
-        moments: gather the moments of the float layers' outputs.
         seed: for the positions drawn.
+        moments: gather the moments of the float layers' outputs.
         folder: where the spools may write.
     """
 
@@ -79,9 +79,9 @@ class Calibration:
         *,
         sequential: bool,
         float_rows: bool,
-        moments: bool,
         memory_limit: int,
         seed: int,
+        moments: bool = False,
         folder: Path | None = None,
     ) -> None:
         self._model, self._seed = model, seed
@@ -136,7 +136,7 @@ class Calibration:
             CalibrationError: a layer reads or makes NaN or infinity in the float network.
         """
         if not stage.nodes:
-            return Observation(rows={}, histograms={}, moments={})
+            return Observation(rows={}, histograms={})
         outputs = list(dict.fromkeys([*stage.makes, *(layer.output for layer in stage.layers), *extra]))
         read = tuple(dict.fromkeys(layer.input for layer in stage.layers))
         gathered: dict[str, list[Rows]] = {layer.name: [] for layer in stage.layers}
@@ -238,6 +238,10 @@ class Calibration:
             progress(1)
         self._quantised.move(stage, ahead, self.batches)
 
+    def before(self, batch: int) -> Arrays:
+        """The tensors that the quantised network brings to the stage just observed, for one batch."""
+        return self._quantised.at(batch)
+
     def outputs(self, batch: int) -> tuple[Arrays, Arrays]:
         """The network's outputs for one batch, float and quantised, once every stage has run."""
         return self._float.at(batch), self._quantised.at(batch)
@@ -294,7 +298,7 @@ class Observation:
 
     rows: Mapping[str, Rows]
     histograms: Mapping[str, Histogram]
-    moments: Mapping[str, ChannelMoments]
+    moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
 
 
 def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:

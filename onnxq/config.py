@@ -7,19 +7,38 @@ of the same names.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from onnxq.budget import parse_budgets
+from onnxq.candidate import parse_candidates
 from onnxq.errors import ConfigError
 
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 ActivationBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _words(value: object) -> object:
+    return tuple(part for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _candidates(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(str, parse_candidates(words))) if words else ()
+
+
+def _budgets(words: tuple[str, ...]) -> tuple[str, ...]:
+    parse_budgets(words)
+    return words
+
+
+Candidates = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_candidates)]
+Budgets = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_budgets)]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -84,6 +103,10 @@ class Config:
         activations: bits of the layers' inputs, 2 to 8, 16, or 32 to leave them in float.
         edge_bits: bits of first and last layers; ``same`` treats them as the others. 8 by default: they
             hold few weights and lose most.
+        candidates: bits that each layer may take, such as ``w4a8``, ``w8a8`` or ``float``; with them the bits are
+            chosen layer by layer within ``budget``, in place of ``weights`` and ``activations``.
+        budget: limits that the choice keeps, such as ``size=0.13`` (see :mod:`onnxq.budget`).
+        table_samples: calibration samples on which the candidates are compared, at most.
         mode: ``sequential`` lets each layer see what the quantised layers before it really produce;
             ``parallel`` solves each on float inputs.
         container: how weights of 4 bits and less are stored: ``int4`` for a small file, ``int8`` for
@@ -105,6 +128,9 @@ class Config:
     weights: WeightBits = 8
     activations: ActivationBits = 8
     edge_bits: WeightBits | Literal["same"] = 8
+    candidates: Candidates = ()
+    budget: Budgets = ()
+    table_samples: Annotated[int, Field(ge=1)] = 128
     mode: Literal["sequential", "parallel"] = "sequential"
     container: Literal["auto", "int4", "int8"] = "auto"
     samples: Annotated[int, Field(ge=1)] | None = None
@@ -120,12 +146,16 @@ class Config:
         """Whether weights of so many bits are stored as 8-bit integers, which integer kernels take."""
         return 4 < bits <= 8 or (bits <= 4 and self.container == "int8")
 
+    def opset_of(self, weights: Iterable[int], activations: Iterable[int]) -> int:
+        """The lowest operator set that has the types of some bits."""
+        weights = set(weights)
+        packed = min(weights) <= 4 and self.container != "int8"
+        return 21 if packed or 16 in weights | set(activations) else 13
+
     @property
     def opset(self) -> int:
         """The lowest operator set that has the types asked for."""
-        packed = any(b <= 4 for b in (self.weights, self.edge_weights)) and self.container != "int8"
-        wide = 16 in (self.weights, self.activations, self.edge_weights)
-        return 21 if packed or wide else 13
+        return self.opset_of((self.weights, self.edge_weights), (self.activations,))
 
     @property
     def edge_weights(self) -> int:

@@ -8,27 +8,35 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from onnxq.allocation import BitAllocation
+from onnxq.budget import parse_budgets
+from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
 from onnxq.data import Data, Feed, count_samples, read_feeds
 from onnxq.emit.qdq import emit
 from onnxq.equalisation import equalised
+from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.gate import pass_gate
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
+from onnxq.mixed import Attempt, account, carried_out, choose, measured_loss, remark, tables_for
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import LayerReport, RunReport
-from onnxq.stream import Again, Stream, batch_size, counted
+from onnxq.stream import Again, Stream, batch_size, counted, samples_in
+from onnxq.tables import AllocationProblem
+from onnxq.tabulate import Measuring
 from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 
@@ -65,17 +73,21 @@ def quantize(
     calibration: Data,
     config: Config | None = None,
     *,
+    allocation: BitAllocation | None = None,
     progress: Listener = silent,
     work_dir: str | Path | None = None,
     resume: bool = False,
 ) -> Result:
     """Quantise a model.
 
+    With candidates in the configuration, or an allocation, every layer has its own bits.
+
     Args:
         model: path of an ONNX file, or a model in memory (it is not changed).
         calibration: unlabelled samples: path of an ``.npz``, of a folder of ``.npy`` files or images, an
             array, a mapping ``{input: array}``, or any iterable of batches of either.
         config: the options; the defaults when None.
+        allocation: bits of every layer, chosen before; they are chosen here when None and there are candidates.
         progress: told how far the run is.
         work_dir: folder that keeps finished layers, so that a stopped run can go on.
         resume: go on with what ``work_dir`` holds.
@@ -84,12 +96,36 @@ def quantize(
         InputError: the model, the samples or an option cannot be used; the message says which and why.
         VerificationError: the emitted model does not run, or not alike, at every optimisation level of onnxruntime.
     """
-    config = config or Config()
+    config, folder = config or Config(), None if work_dir is None else Path(work_dir)
+    if config.candidates or allocation:
+        return _mixed(model, calibration, config, allocation, progress, folder, resume)
+    return _run(model, calibration, config, None, progress, folder, resume).result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A quantisation with what its report does not tell."""
+
+    result: Result
+    model: Model
+    network: NetworkSolution
+
+
+def _run(
+    model: str | Path | onnx.ModelProto,
+    calibration: Data,
+    config: Config,
+    choice: Mapping[str, Candidate] | None,
+    progress: Listener,
+    folder: Path | None,
+    resume: bool,
+) -> _Run:
+    """One way through, at the configuration's bits or at each layer's own."""
     clock = _Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = prepare(load(model, minimum_opset=config.opset))
-        plan = make_plan(prepared, config)
+        prepared = prepare(load(model, minimum_opset=_opset(config, choice)))
+        plan = make_plan(prepared, config, choice)
         size = _float_size(model)
     batch = batch_size(prepared.inputs)
     feeds = Stream(
@@ -103,10 +139,11 @@ def quantize(
         if config.equalise:
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES))
             give_back_freed_memory()
-            plan = make_plan(prepared, config)  # a weight that layers shared has a copy of another name for each
+            plan = make_plan(
+                prepared, config, choice
+            )  # a weight that layers shared has a copy of another name for each
     with clock.stage("solve"):
-        folder = None if work_dir is None else Path(work_dir)
-        mark = fingerprint(_identity(prepared, config, calibration)) if folder else ""
+        mark = fingerprint(_identity(prepared, config, calibration, choice)) if folder else ""
         checkpoint = Checkpoint(folder, mark, resume=resume)
         network = solve_network(prepared, plan, config, feeds, checkpoint, progress)
     with clock.stage("tune"):
@@ -118,7 +155,83 @@ def quantize(
         progress(Progress("verify", 0, None))
         checks = pass_gate(proto, gate, network.simulated[: len(gate)], network.sqnr_db)
     report = _report(plan, config, network, proto, checks, size, clock.seconds)
-    return Result(model=proto, report=report)
+    return _Run(Result(model=proto, report=report), prepared, network)
+
+
+def sensitivity(
+    model: str | Path | onnx.ModelProto,
+    calibration: Data,
+    config: Config,
+    measuring: Measuring | None = None,
+    *,
+    progress: Listener = silent,
+) -> AllocationProblem:
+    """What every layer loses and costs at each of the configuration's candidates.
+
+    Args:
+        model: as for :func:`quantize`.
+        calibration: as for :func:`quantize`; its first ``config.table_samples`` samples are used.
+        config: candidates, container, edge bits.
+        measuring: how; the defaults when None.
+        progress: told how far the run is.
+
+    Raises:
+        InputError: the model, the samples or an option cannot be used.
+    """
+    candidates = parse_candidates(config.candidates)
+    prepared = prepare(load(model, minimum_opset=_opset(config, dict(enumerate(candidates)))))
+    limited = dataclasses.replace(config, samples=min(config.samples or config.table_samples, config.table_samples))
+    batch = batch_size(prepared.inputs)
+    read = read_feeds(calibration, prepared.inputs, samples=limited.samples, batch=batch)
+    feeds = list(counted(read, calibration, limited, progress))
+    name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
+    return tables_for(
+        prepared, feeds, config, measuring or Measuring(), progress, float_bytes=_float_size(model), name=name
+    )
+
+
+def _mixed(
+    model: str | Path | onnx.ModelProto,
+    calibration: Data,
+    config: Config,
+    allocation: BitAllocation | None,
+    progress: Listener,
+    folder: Path | None,
+    resume: bool,
+) -> Result:
+    """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
+    choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
+    prepared = prepare(load(model, minimum_opset=_opset(config, choice)))
+    batch = batch_size(prepared.inputs)
+    with Again(config.memory_limit // 8) as kept:
+        for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
+            kept.append(feed)
+        feeds = kept[: -(-config.table_samples // max(samples_in(kept[0]), 1))]
+        clock, problem = _Clock(), None
+        with clock.stage("allocate"):
+            if allocation is None:
+                options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
+                problem = tables_for(prepared, feeds, config, options, progress, float_bytes=_float_size(model))
+                allocation = choose(prepared, problem, feeds, config)
+        rounds = count(1)
+
+        def solve(found: BitAllocation) -> Attempt[Result]:
+            place = folder and folder / f"round-{next(rounds)}"
+            data = calibration if isinstance(calibration, (str, Path)) else kept
+            run = _run(model, data, config, found.choice, progress, place, resume)
+            metric = problem.sensitivity.metric if problem else None
+            loss = measured_loss(prepared, run.result.model, feeds, metric)
+            return Attempt(found, run.model, Quantised(run.network.layers, run.network.outputs), loss, run.result)
+
+        best, tried = carried_out(allocation, problem, feeds, config, solve, progress)
+    report = best.result.report
+    report = dataclasses.replace(
+        report,
+        allocation=account(best, tried),
+        notes=(*report.notes, remark(best)),
+        seconds={**clock.seconds, **report.seconds},
+    )
+    return Result(best.result.model, report)
 
 
 def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Model, Plan]:
@@ -187,10 +300,19 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - began
 
 
-def _identity(model: Model, config: Config, calibration: Data) -> Iterator[bytes]:
+def _opset(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
+    """The lowest operator set that has the types of the bits."""
+    used = None if choice is None else [c for c in choice.values() if c != FLOAT]
+    return config.opset_of([c.weights for c in used], [c.activations for c in used]) if used else config.opset
+
+
+def _identity(
+    model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
+) -> Iterator[bytes]:
     """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
     yield to_proto(model).SerializeToString(deterministic=True)
     yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
+    yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
     yield str(count_samples(calibration)).encode()
     if isinstance(calibration, (str, Path)):
         path = Path(calibration).resolve()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import Config
-from onnxq.errors import UnsupportedError
+from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.paths import carried_to, edge_layers, moved_into_subgraph, reaches_float_layer
@@ -54,11 +55,17 @@ class Plan:
     remarks: tuple[Remark, ...]
 
 
-def make_plan(model: Model, config: Config) -> Plan:
+def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | None = None) -> Plan:
     """Decide bits and places for a prepared model.
+
+    Args:
+        model: prepared.
+        config: the bits of all layers, and the container of the weights.
+        choice: each layer's own bits, by its name, in place of the configuration's.
 
     Raises:
         UnsupportedError: the model has no layer to quantise; says what stands in the way.
+        ConfigError: the choice is not of this model's layers.
     """
     layers, remarks = find_layers(model)
     if not layers:
@@ -69,15 +76,40 @@ def make_plan(model: Model, config: Config) -> Plan:
             + "."
         )
     first, last = edge_layers(model, layers)
+    edges = first | last
+    if choice is None:
+        choice = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
+    _require_matching(choice, [la.name for la in layers])
     planned = []
     for layer in layers:
-        edge = layer.name in first or layer.name in last
-        weights, activations = config.edge_weights if edge else config.weights, config.activations
-        if edge and config.edge_bits != "same":
-            activations = max(activations, config.edge_bits)
-        integer = layer.op == "Conv" and activations == 8 and config.integer_weights(weights)
-        planned.append(LayerPlan(layer, weights, activations, edge, integer))
+        bits = choice[layer.name]
+        if bits == FLOAT:
+            remarks += (Remark(layer.name, "left in float by the allocation"),)
+            continue
+        integer = layer.op == "Conv" and bits.activations == 8 and config.integer_weights(bits.weights)
+        planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer))
     return Plan(tuple(planned), _outputs(model, planned), model.remarks + remarks)
+
+
+def uniform_bits(config: Config, *, edge: bool) -> Candidate:
+    """The bits that the configuration gives an inner layer, or a first or last one."""
+    if not edge or config.edge_bits == "same":
+        return Candidate(config.weights, config.activations)
+    return Candidate(config.edge_weights, max(config.activations, config.edge_bits))
+
+
+def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str]) -> None:
+    missing, foreign = [n for n in layers if n not in choice], [n for n in choice if n not in layers]
+    if missing or foreign:
+        told = [f"lacks {', '.join(missing[:5])}"] * bool(missing) + [f"names {', '.join(foreign[:5])}"] * bool(foreign)
+        raise ConfigError(
+            f"the allocation does not fit the model's {len(layers)} layers: it {' and '.join(told)}; "
+            "make one from a table of this model."
+        )
+    if all(bits == FLOAT for bits in choice.values()):
+        raise ConfigError(
+            "the allocation leaves every layer in float, so there is nothing to quantise; lower a budget."
+        )
 
 
 def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,24 @@ class Again(Sequence[Feed]):
         self._spool.put(len(self._names), feed)
         self._names.append(tuple(feed))
 
+    def __enter__(self) -> Again:
+        """The feeds themselves; what was written to disk goes when the block ends."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove what was written to disk."""
+        self._spool.close()
+
     def __len__(self) -> int:
         """Feeds held."""
         return len(self._names)
 
     def __getitem__(self, index: Any) -> Any:
-        """One feed."""
+        """One feed, or a list of several."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         return self._spool.get(index, self._names[index])
 
 

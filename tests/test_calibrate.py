@@ -90,7 +90,7 @@ def opened(
     model: Model, data: np.ndarray | Iterator[dict[str, np.ndarray]], cut: int = 4, **options: object
 ) -> Calibration:
     feeds = [{"x": data[i : i + cut]} for i in range(0, len(data), cut)] if isinstance(data, np.ndarray) else data
-    settings = {"sequential": True, "float_rows": True, "moments": False, "memory_limit": LARGE, "seed": 0, **options}
+    settings = {"sequential": True, "float_rows": True, "memory_limit": LARGE, "seed": 0, **options}
     return Calibration(model, feeds, **settings)  # type: ignore[arg-type]
 
 

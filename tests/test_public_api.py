@@ -15,7 +15,21 @@ from tiny_model import LAYERS, tiny_images, tiny_model
 import onnxq
 
 LIGHT = onnxq.Config(preset="light", weights=4)
-HEAVY = ("numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "jax", "pydantic", "PIL", "rich", "click", "jinja2")
+HEAVY = (
+    "cvxpy",
+    "matplotlib",
+    "scipy",
+    "numpy",
+    "onnx",
+    "onnx_graphsurgeon",
+    "onnxruntime",
+    "jax",
+    "pydantic",
+    "PIL",
+    "rich",
+    "click",
+    "jinja2",
+)
 
 
 class StoppedError(Exception):
@@ -36,6 +50,7 @@ def stored(result: onnxq.Result) -> bytes:
 
 def test_public_names_are_these() -> None:
     assert sorted(onnxq.__all__) == [
+        "BitAllocation",
         "CalibrationError",
         "Config",
         "ConfigError",

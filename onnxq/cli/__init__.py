@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from onnxq.cli.allocate import allocate
 from onnxq.cli.demo import demo
 from onnxq.cli.inspect import inspect
 from onnxq.cli.quantize import quantize
+from onnxq.cli.sensitivity import sensitivity
 from onnxq.cli.shell import Shell
 from onnxq.cli.verify import verify
 from onnxq.version import VERSION
@@ -14,7 +16,11 @@ from onnxq.version import VERSION
 __all__ = ["main"]
 
 
-@click.group(cls=Shell, commands=[quantize, inspect, verify, demo], context_settings={"max_content_width": 110})
+@click.group(
+    cls=Shell,
+    commands=[quantize, inspect, sensitivity, allocate, verify, demo],
+    context_settings={"max_content_width": 110},
+)
 @click.version_option(VERSION, prog_name="onnxq")
 def main() -> None:
     """Make an ONNX model small and fast: 8, 4 or fewer bits from a few unlabelled samples.

@@ -25,7 +25,7 @@ def _field(name: str, text: str, **details: Any) -> Any:
     if name == "memory_limit":
         unit, factor = next((u, f) for u, f in reversed(UNITS.items()) if value % f == 0)
         value = f"{value // factor}{unit}"
-    shown = "all" if value is None else value
+    shown = "all" if value is None else "none" if value == () else value
     return click.option(f"--{name.replace('_', '-')}", name, default=None, help=f"{text} [default: {shown}]", **details)
 
 
@@ -45,6 +45,20 @@ FIELDS = {
         "Bits of the first and last layers at least; same treats them as the others.",
         callback=_bits,
         metavar="BITS|same",
+    ),
+    "candidates": _field(
+        "candidates",
+        "Bits to choose from for each layer: weights and activations such as w4a8, w4a32 for inputs in float, float.",
+        metavar="w2a8,w4a8,…",
+    ),
+    "budget": _field(
+        "budget",
+        "What the choice among the candidates may spend, such as size=0.13 or size=0.2,latency=0.8; it loses the least "
+        "within that. Under loss=… it is the smallest.",
+        metavar="WHAT=AMOUNT,…",
+    ),
+    "table_samples": _field(
+        "table_samples", "Calibration samples on which candidates are compared.", type=int, metavar="N"
     ),
     "mode": _field(
         "mode",

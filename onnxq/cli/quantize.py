@@ -25,6 +25,9 @@ from onnxq.errors import ConfigError, OutputError
     "files, or a folder of images with a preprocess.toml.",
 )
 @config_options(*FIELDS)
+@click.option(
+    "--allocation", type=FILE, metavar="FILE.json", help="Each layer's own bits, as onnxq allocate wrote them."
+)
 @click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers of a long run.")
 @click.option("--resume", is_flag=True, help="Go on with the layers that --work-dir holds.")
 @click.option("--report", type=FILE, metavar="FILE.html", help="Write the report as a self-contained HTML page too.")
@@ -34,6 +37,7 @@ def quantize(
     output: Path,
     calibration: Path,
     config_file: Path | None,
+    allocation: Path | None,
     work_dir: Path | None,
     resume: bool,
     report: Path | None,
@@ -49,19 +53,21 @@ def quantize(
     if resume and work_dir is None:
         raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
 
+    from onnxq.allocation import read_allocation
     from onnxq.cli.bars import Bars
     from onnxq.ir.save import check_writable
     from onnxq.pipeline import quantize as run
     from onnxq.report.text import make_console, show_run
 
-    read = {"model": model, "calibration set": calibration, "configuration": config_file}
+    read = {"model": model, "calibration set": calibration, "configuration": config_file, "allocation": allocation}
     _check_apart(output, "output", read)
     check_writable(output)
     if report is not None:
         _check_apart(report, "report", read | {"output": output})
         check_writable(report)
+    bits = read_allocation(allocation) if allocation else None
     with Bars() as bars:
-        result = run(model, calibration, config, progress=bars, work_dir=work_dir, resume=resume)
+        result = run(model, calibration, config, allocation=bits, progress=bars, work_dir=work_dir, resume=resume)
     if report is not None:
         result.report.to_html(report, title=f"{model.name} → {output.name}")
     try:

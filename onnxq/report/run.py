@@ -57,6 +57,7 @@ class RunReport:
         loads: the emitted model at each optimisation level of onnxruntime.
         fp32, quantized: sizes, bytes.
         seconds: by stage.
+        allocation: how the bits were chosen and what came of it, as plain values; None where they were given.
     """
 
     onnxq: str
@@ -70,6 +71,7 @@ class RunReport:
     fp32: int
     quantized: int
     seconds: dict[str, float]
+    allocation: dict[str, Any] | None = None
 
     @property
     def ok(self) -> bool:

@@ -55,6 +55,8 @@ def show_run(console: Console, report: RunReport, *, title: str) -> None:
     console.print(table)
     console.print("loss: squared error of a layer's output relative to its power, on samples kept back from fitting")
     _show_remarks(console, report.left_in_float)
+    for note in report.notes:
+        console.print(printable(f"{note.node.capitalize()}: {note.reason}"))
 
 
 def show_inspection(console: Console, inspection: Inspection, *, title: str) -> None:

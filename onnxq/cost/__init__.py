@@ -1,0 +1,1 @@
+"""What layers spend at each candidate: bytes, bit operations, energy, time."""

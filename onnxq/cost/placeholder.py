@@ -1,0 +1,77 @@
+"""Quantised models whose numbers mean nothing: as large and as fast as solved ones, and made at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from onnxq.candidate import FLOAT, Candidate
+from onnxq.config import Config
+from onnxq.emit.qdq import emit
+from onnxq.ir.layer import Layer
+from onnxq.ir.model import Model
+from onnxq.ir.save import to_proto
+from onnxq.plan import Plan, make_plan
+from onnxq.quant.solution import LayerSolution
+from onnxq.quant.spec import FLOAT_BITS, QuantParams, activation_spec, weight_spec
+
+REACH = np.float32(6.0)
+"""Range of every activation: that of a ReLU6, so that values neither vanish nor overflow."""
+
+
+def placeholder_model(model: Model, config: Config, choice: Mapping[str, Candidate]) -> tuple[onnx.ModelProto, Plan]:
+    """The model as it would be emitted for an allocation, with weights rounded to nearest, and its plan.
+
+    Args:
+        model: prepared.
+        config: the container.
+        choice: bits by layer name; everything in float gives the model as it is.
+    """
+    if all(candidate == FLOAT for candidate in choice.values()):
+        return to_proto(model), Plan((), (), ())
+    plan = make_plan(model, config, choice)
+    solutions = {p.layer.name: _solution(model, p.layer, Candidate(p.weights, p.activations)) for p in plan.layers}
+    outputs = {q.tensor: _grid(8) for q in plan.outputs}
+    return emit(model, plan, solutions, outputs, config), plan
+
+
+def at_once(
+    layers: tuple[Layer, ...], open_: Mapping[str, list[Candidate]], candidate: Candidate
+) -> dict[str, Candidate]:
+    """An allocation that gives the candidate to every layer that may take it, and the nearest one to the others."""
+    return {
+        layer.name: candidate
+        if candidate in open_[layer.name]
+        else min(
+            open_[layer.name],
+            key=lambda c: abs(c.weights - candidate.weights) + abs(c.activations - candidate.activations),
+        )
+        for layer in layers
+    }
+
+
+def _grid(bits: int) -> QuantParams:
+    spec = activation_spec(bits)
+    return QuantParams(spec, np.asarray(REACH / spec.qmax, np.float32), 0)
+
+
+def _solution(model: Model, layer: Layer, bits: Candidate) -> LayerSolution:
+    weight, spec = model.constant(layer.weight), weight_spec(bits.weights)
+    axes = tuple(i for i in range(weight.ndim) if i != layer.channel_axis)
+    scale = np.maximum(np.abs(weight).max(axis=axes) / spec.qmax, np.float32(1e-6)).astype(np.float32)
+    shape = [-1 if i == layer.channel_axis else 1 for i in range(weight.ndim)]
+    integers = np.rint(weight / scale.reshape(shape)).clip(spec.qmin, spec.qmax).astype(np.int16)
+    biased = layer.bias is not None or layer.op != "MatMul"
+    return LayerSolution(
+        layer=layer.name,
+        integers=integers,
+        weight=QuantParams(spec, scale),
+        bias=np.zeros(layer.channels, np.float32) if biased else None,
+        input=None if bits.activations == FLOAT_BITS else _grid(bits.activations),
+        loss_nearest=0.0,
+        loss=0.0,
+        status="placeholder",
+        seconds=0.0,
+    )

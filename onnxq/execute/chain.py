@@ -1,0 +1,92 @@
+"""A network as a chain of stages, to be run from any of them to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.execute.frontier import Step, stage_feed
+from onnxq.execute.ort import Session
+from onnxq.execute.spool import Arrays
+from onnxq.ir.model import Model
+from onnxq.ir.stage import Stage, stage_model
+from onnxq.quant.solution import LayerSolution
+from onnxq.quant.spec import QuantParams
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What is quantised in a network or in a stage of it; nothing by default.
+
+    Attributes:
+        layers: solutions by layer name; layers that are not there stay in float.
+        outputs: 8-bit grids of tensors quantised where they are made, by tensor name.
+    """
+
+    layers: Mapping[str, LayerSolution] = field(default_factory=dict)
+    outputs: Mapping[str, QuantParams] = field(default_factory=dict)
+
+    def grids(self, stage: Stage) -> dict[str, QuantParams | None]:
+        """Grids of the inputs of a stage's layers, by layer name."""
+        return {la.name: self.layers[la.name].input for la in stage.layers if la.name in self.layers}
+
+    def constants(self, stage: Stage) -> dict[tuple[str, str], NDArray[np.float32]]:
+        """Weights and biases to put in place of a stage's own, by the constant's and the layer's name."""
+        found: dict[tuple[str, str], NDArray[np.float32]] = {}
+        for layer in stage.layers:
+            solution = self.layers.get(layer.name)
+            if solution is not None:
+                found[layer.weight, layer.name] = solution.dequantized(layer.channel_axis)
+                if layer.bias and solution.bias is not None:
+                    found[layer.bias, layer.name] = solution.bias
+        return found
+
+    def quantisers(self, stage: Stage) -> dict[str, QuantParams]:
+        """Grids of the tensors that a stage's layers make."""
+        made = {layer.activated for layer in stage.layers}
+        return {name: params for name, params in self.outputs.items() if name in made}
+
+
+class Chain:
+    """The stages of a network, made ready to run when they are first reached.
+
+    Args:
+        model: prepared.
+        stages: all of them.
+        quantised: what is quantised in them.
+    """
+
+    def __init__(self, model: Model, stages: Sequence[Stage], quantised: Quantised) -> None:
+        self._model, self._stages, self._quantised = model, stages, quantised
+        self._steps: dict[int, Step] = {}
+
+    def run(self, arrays: Arrays, start: int) -> Arrays:
+        """The network's outputs from the tensors before a stage.
+
+        Args:
+            arrays: of one batch, at the cut before the stage.
+            start: the stage's index; one behind the last for the outputs themselves.
+        """
+        for index in range(start, len(self._stages)):
+            stage = self._stages[index]
+            if index not in self._steps and stage.makes:
+                self._steps[index] = make_step(self._model, stage, arrays, self._quantised)
+            made = self._steps[index].run(arrays) if stage.makes else {}
+            arrays = passed(stage, arrays, made)
+        return arrays
+
+
+def make_step(model: Model, stage: Stage, arrays: Arrays, quantised: Quantised) -> Step:
+    """A stage ready to run on tensors of the types of ``arrays``."""
+    types = {name: array.dtype for name, array in stage_feed(stage, arrays, {}).items()}
+    proto = stage_model(model, stage, stage.makes, types, quantised.constants(stage), quantised.quantisers(stage))
+    session = Session(proto, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
+    return Step(stage, session, quantised.grids(stage))
+
+
+def passed(stage: Stage, arrays: Arrays, made: Arrays) -> Arrays:
+    """The tensors at the cut behind a stage, from those before it and those it made."""
+    return {name: made[name] if name in made else arrays[name] for name in stage.frontier}

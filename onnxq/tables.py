@@ -1,0 +1,271 @@
+"""What every layer loses and costs at every candidate: all that an allocation is made from, as a file too."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.budget import LOSS
+from onnxq.candidate import Candidate, parse_candidate
+from onnxq.errors import ConfigError
+
+Matrix = tuple[tuple[float, ...], ...]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """What each layer's quantisation alone does to the network's output.
+
+    Attributes:
+        layers: names, in graph order.
+        candidates: the columns.
+        loss: mean over the samples of the loss with this layer at this candidate minus that of the reference
+            network, (layers, candidates); negative where quantising helps; NaN where it was not measured.
+        error: standard error of each of these means, from the samples' own differences.
+        metric: ``kl`` (mean over softmax outputs, nats) or ``mse`` (relative to the output's variance).
+        method: ``full`` where every entry was measured; ``scaled`` where a layer's entries but one are its own
+            output's squared error times a factor that the one measured gives.
+        samples: that it was measured on.
+        reference: bits of the network whose layers were changed one at a time; empty for the float network.
+        reference_loss: of that network.
+    """
+
+    layers: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    loss: Matrix
+    error: Matrix
+    metric: str
+    method: str
+    samples: int
+    reference: Mapping[str, Candidate] = field(default_factory=dict)
+    reference_loss: float = 0.0
+
+    def predicted(self, choice: Mapping[str, Candidate]) -> tuple[float, float]:
+        """Loss of an allocation if losses add up, and its standard error if they are independent."""
+        rows = [(i, self.candidates.index(choice[name])) for i, name in enumerate(self.layers)]
+        total = self.reference_loss + math.fsum(self.loss[i][j] for i, j in rows)
+        return total, math.sqrt(math.fsum(self.error[i][j] ** 2 for i, j in rows))
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """What each layer spends at each candidate.
+
+    Attributes:
+        layers: names, in graph order.
+        candidates: the columns.
+        values: by quantity, (layers, candidates); NaN where a candidate cannot run.
+        whole: by quantity, what the float network spends; NaN where that is not known.
+        rest: by quantity, what the network spends besides its layers.
+        sources: by quantity, where the numbers come from.
+    """
+
+    layers: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    values: Mapping[str, Matrix]
+    whole: Mapping[str, float]
+    rest: Mapping[str, float]
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def total(self, quantity: str, choice: Mapping[str, Candidate]) -> float:
+        """What an allocation spends."""
+        rows = self.values[quantity]
+        spent = (rows[i][self.candidates.index(choice[name])] for i, name in enumerate(self.layers))
+        return self.rest[quantity] + math.fsum(spent)
+
+    def merged(self, other: CostTable) -> CostTable:
+        """Both tables' quantities; the other's where both have one."""
+        return CostTable(
+            self.layers,
+            self.candidates,
+            {**self.values, **other.values},
+            {**self.whole, **other.whole},
+            {**self.rest, **other.rest},
+            {**self.sources, **other.sources},
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Layers that must not be decided apart.
+
+    Attributes:
+        layers: at least two names.
+        weights: they share their weights, hence the whole candidate; otherwise the bits of their inputs alone.
+    """
+
+    layers: tuple[str, ...]
+    weights: bool
+
+
+@dataclass(frozen=True)
+class AllocationProblem:
+    """Everything an allocation is made from.
+
+    Attributes:
+        sensitivity, costs: of the same layers and candidates.
+        agreements: layers decided together.
+        edges: first and last layers.
+        model: what the tables were made of, for people.
+    """
+
+    sensitivity: SensitivityTable
+    costs: CostTable
+    agreements: tuple[Agreement, ...] = ()
+    edges: tuple[str, ...] = ()
+    model: str = ""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names, in graph order."""
+        return self.sensitivity.layers
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What each layer may take."""
+        return self.sensitivity.candidates
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What a budget may limit."""
+        return (LOSS, *self.costs.values)
+
+    def matrix(self, quantity: str) -> NDArray[np.float64]:
+        """Losses or costs, (layers, candidates), NaN where there is none.
+
+        Raises:
+            ConfigError: the tables do not hold that quantity.
+        """
+        if quantity != LOSS and quantity not in self.costs.values:
+            raise ConfigError(f"the table holds no {quantity}; it holds {', '.join(self.quantities)}.")
+        return np.array(self.sensitivity.loss if quantity == LOSS else self.costs.values[quantity], np.float64)
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        s, c = self.sensitivity, self.costs
+        plain = {
+            "model": self.model,
+            "layers": s.layers,
+            "candidates": [str(x) for x in s.candidates],
+            "edges": self.edges,
+            "agreements": [{"layers": a.layers, "weights": a.weights} for a in self.agreements],
+            "sensitivity": {
+                "metric": s.metric,
+                "method": s.method,
+                "samples": s.samples,
+                "loss": _plain(s.loss),
+                "error": _plain(s.error),
+                "reference": {name: str(x) for name, x in s.reference.items()},
+                "reference_loss": s.reference_loss,
+            },
+            "costs": {
+                q: {
+                    "values": _plain(c.values[q]),
+                    "whole": c.whole[q] if math.isfinite(c.whole[q]) else None,
+                    "rest": c.rest[q],
+                    "source": c.sources.get(q, ""),
+                }
+                for q in c.values
+            },
+        }
+        return json.dumps(plain, allow_nan=False)
+
+
+def problem_from_json(text: str, what: str = "the table") -> AllocationProblem:
+    """The problem that :meth:`AllocationProblem.to_json` wrote.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    return parsed(text, what, _problem, "onnxq sensitivity")
+
+
+def read_problem(path: Path) -> AllocationProblem:
+    """The problem in a file.
+
+    Raises:
+        ConfigError: it cannot be read or holds something else.
+    """
+    return problem_from_json(read_text(path, "table"), f"table {path}")
+
+
+def read_text(path: Path, what: str) -> str:
+    """A file's text.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(f"{what} {path} cannot be read: {reason}.") from error
+
+
+def parsed(text: str, what: str, build: Callable[[Any], Value], maker: str) -> Value:
+    """A value built from JSON.
+
+    Raises:
+        ConfigError: it is not JSON, or not of the form that ``build`` takes.
+    """
+    try:
+        return build(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = "is not JSON" if isinstance(error, json.JSONDecodeError) else f"lacks or misstates {error}"
+        raise ConfigError(f"{what} {found}; give a file that {maker} wrote.") from error
+
+
+def _problem(plain: Any) -> AllocationProblem:
+    layers = tuple(plain["layers"])
+    candidates = tuple(parse_candidate(word) for word in plain["candidates"])
+    s, costs = plain["sensitivity"], plain["costs"]
+    shape = (len(layers), len(candidates))
+    sensitivity = SensitivityTable(
+        layers=layers,
+        candidates=candidates,
+        loss=_matrix(s["loss"], shape),
+        error=_matrix(s["error"], shape),
+        metric=str(s["metric"]),
+        method=str(s["method"]),
+        samples=int(s["samples"]),
+        reference={name: parse_candidate(word) for name, word in s["reference"].items()},
+        reference_loss=float(s["reference_loss"]),
+    )
+    return AllocationProblem(
+        sensitivity=sensitivity,
+        costs=CostTable(
+            layers,
+            candidates,
+            values={q: _matrix(c["values"], shape) for q, c in costs.items()},
+            whole={q: math.nan if c["whole"] is None else float(c["whole"]) for q, c in costs.items()},
+            rest={q: float(c["rest"]) for q, c in costs.items()},
+            sources={q: str(c["source"]) for q, c in costs.items()},
+        ),
+        agreements=tuple(Agreement(tuple(a["layers"]), bool(a["weights"])) for a in plain["agreements"]),
+        edges=tuple(plain["edges"]),
+        model=str(plain["model"]),
+    )
+
+
+def _plain(matrix: Matrix) -> list[list[float | None]]:
+    return [[v if math.isfinite(v) else None for v in row] for row in matrix]
+
+
+def _matrix(rows: Sequence[Sequence[float | None]], shape: tuple[int, int]) -> Matrix:
+    found = tuple(tuple(math.nan if v is None else float(v) for v in row) for row in rows)
+    if len(found) != shape[0] or any(len(row) != shape[1] for row in found):
+        raise ValueError(f"a row for each of {shape[0]} layers and a number for each of {shape[1]} candidates")
+    return found
+
+
+def as_matrix(array: NDArray[np.float64]) -> Matrix:
+    """An array as the tables hold it."""
+    return tuple(tuple(float(v) for v in row) for row in array)

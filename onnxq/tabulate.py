@@ -1,0 +1,98 @@
+"""From a model and samples to everything an allocation is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.candidate import Candidate
+from onnxq.choices import make_choices
+from onnxq.config import Config
+from onnxq.cost.operations import read_energy
+from onnxq.cost.table import cost_table
+from onnxq.data import Feed
+from onnxq.ir.model import Model
+from onnxq.progress import Listener, Progress, silent
+from onnxq.sensitivity import Reference, measure_sensitivities
+from onnxq.tables import AllocationProblem
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How the tables are made.
+
+    Attributes:
+        method: ``full`` runs the rest of the network for every candidate, ``scaled`` for one a layer.
+        metric: ``kl`` or ``mse``; None to choose by the outputs.
+        latency: measure it here.
+        latency_table: CSV file with latencies measured elsewhere.
+        energy_table: TOML file with energies of elementary steps; the bundled one when None.
+    """
+
+    method: str = "full"
+    metric: str | None = None
+    latency: bool = False
+    latency_table: Path | None = None
+    energy_table: Path | None = None
+
+
+def tabulate(
+    model: Model,
+    candidates: Sequence[Candidate],
+    feeds: Sequence[Feed],
+    config: Config,
+    options: Measuring,
+    *,
+    float_bytes: int,
+    reference: Reference | None = None,
+    progress: Listener = silent,
+    name: str = "",
+) -> AllocationProblem:
+    """Sensitivities and costs of every layer at every candidate.
+
+    Args:
+        model: prepared; not changed.
+        candidates: bits to choose from.
+        feeds: batches of samples.
+        config: container, edge bits, memory limit, seed.
+        options: what to measure and how.
+        float_bytes: size of the original file.
+        reference: a quantised network to measure around; the float network when None.
+        progress: told after each layer.
+        name: of the model, for people.
+
+    Raises:
+        ConfigError: a table that was given cannot be used.
+        CalibrationError: a layer reads or makes NaN or infinity in the float network.
+    """
+    choices = make_choices(model, candidates, config)
+    progress(Progress("costs", 0, None))
+    costs = cost_table(
+        model,
+        choices,
+        config,
+        float_bytes=float_bytes,
+        energy=read_energy(options.energy_table),
+        latency=options.latency_table or (one_run(feeds[0], model) if options.latency else None),
+    )
+    sensitivity = measure_sensitivities(
+        model,
+        choices,
+        feeds,
+        config,
+        method=options.method,
+        metric=options.metric,
+        reference=reference,
+        progress=progress,
+    )
+    return AllocationProblem(sensitivity, costs, choices.agreements, choices.edges, name)
+
+
+def one_run(feed: Feed, model: Model) -> Mapping[str, NDArray[np.generic]]:
+    """The first sample of a batch; the whole batch where the model insists on its size."""
+    fixed = any(i.shape and i.shape[0] is not None for i in model.inputs)
+    return feed if fixed else {name: np.asarray(value)[:1] for name, value in feed.items()}
