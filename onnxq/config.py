@@ -70,7 +70,7 @@ class Refinement:
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Tuning:
-    """Biases and scales of all layers tuned together through the whole network.
+    """Biases, scales and integer weights of all layers tuned together through the whole network.
 
     Attributes:
         steps: of gradient descent.
@@ -78,16 +78,21 @@ class Tuning:
         rate: learning rate of the biases, in standard deviations of each channel's output; it decays to 0.
         weight_rate: learning rate of the logarithms of the weights' scales; 0 leaves them.
         input_rate: learning rate of the logarithms of the input grids' scales; 0 leaves them.
+        integer_rate: learning rate of the integer weights below 8 bits, in steps of their grid; 0 leaves them.
+        features: weight of the error in what every layer makes, beside that of the outputs. A few hundred samples
+            say too little about millions of weights unless every layer is held to its float values.
         objective: ``mse`` compares the outputs' values; ``kl`` the softmax of outputs with two axes and
             several classes. A network is sure of the few samples at hand, often those it was trained on:
             there kl says little, and what it gains is lost on others.
     """
 
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 200
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 300
     rows: Annotated[int, Field(ge=1, le=1024)] = 32
-    rate: Annotated[float, Field(gt=0, le=1)] = 0.0005
-    weight_rate: Annotated[float, Field(ge=0, le=1)] = 0.0005
-    input_rate: Annotated[float, Field(ge=0, le=1)] = 0.0005
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.003
+    weight_rate: Annotated[float, Field(ge=0, le=1)] = 0.002
+    input_rate: Annotated[float, Field(ge=0, le=1)] = 0.002
+    integer_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+    features: Annotated[float, Field(ge=0, le=1000)] = 1.0
     objective: Literal["mse", "kl"] = "mse"
 
 
@@ -117,8 +122,8 @@ class Config:
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
             in sequential mode.
         refinement: the gradient part; used by the advanced preset.
-        tuning: tune biases and scales through the whole network at the end; left out when None. It helps some
-            networks at 4 bits and below and does nothing for others, hence it is not a default.
+        tuning: tune biases, scales and integers through the whole network at the end; left out when None. It helps
+            some networks at 4 bits and below and does nothing for others, hence it is not a default.
         memory_limit: bytes that calibration and solving may take together, roughly, or a string such
             as ``2GiB``.
         seed: of everything drawn at random.

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 from scipy.special import rel_entr, softmax
-from small_models import build, conv_constants, normal, weight
+from small_models import build, conv_constants, normal, weight, with_outputs
 
 from onnxq.checkpoint import Checkpoint
 from onnxq.config import Config, Tuning
@@ -31,8 +31,9 @@ from onnxq.solve.bias import BiasTuning, Outcome, _rows, tune_biases
 from onnxq.solve.objective import Objective, find_targets
 from onnxq.solve.samples import HOLD_OUT, Batches
 from onnxq.solve.simulated import fake_quantize
+from onnxq.verify.session import start_session
 
-FAST = Tuning(steps=48, rate=0.01, weight_rate=0.002, input_rate=0.002)
+FAST = Tuning(steps=48, rate=0.01, weight_rate=0.002, input_rate=0.002, integer_rate=0, features=0)
 
 Feeds = list[dict[str, np.ndarray]]
 
@@ -114,6 +115,42 @@ def test_losses_are_those_of_the_emitted_model(case: Solved, tuned: BiasTuning) 
     # A rounding that falls the other way moves one of 4 bits; a hundredth of the loss covers a few of them.
     assert tuned.loss_before == pytest.approx(held_out_loss(case, case.network.layers, "mse"), rel=0.01)
     assert tuned.loss_after == pytest.approx(held_out_loss(case, tuned.layers, "mse"), rel=0.01)
+
+
+def test_integers_alone_move_over_their_grid_and_the_hold_out_gains(case: Solved) -> None:
+    found = case.tune(replace(FAST, rate=1e-9, weight_rate=0, input_rate=0, integer_rate=0.03))
+    assert found.outcome is Outcome.TUNED and found.loss_after < 0.8 * found.loss_before
+    changed = [np.abs(found.layers[n].integers - s.integers).max() for n, s in case.network.layers.items()]
+    assert min(changed) >= 1
+    for solution in found.layers.values():
+        assert solution.integers.min() >= -8 and solution.integers.max() <= 7
+    assert found.loss_after == pytest.approx(held_out_loss(case, found.layers, "mse"), rel=0.01)
+
+
+def test_8_bit_integers_stay() -> None:
+    case = solved(classifier(), weights=8)
+    found = case.tune(replace(FAST, steps=12, integer_rate=0.5))
+    for name, solution in case.network.layers.items():
+        np.testing.assert_array_equal(found.layers[name].integers, solution.integers)
+
+
+def test_features_add_the_error_of_what_every_layer_makes(case: Solved) -> None:
+    layers = [p.layer for p in case.plan.layers]
+    names = [layer.activated for layer in layers]
+    emitted = emit(case.model, case.plan, case.network.layers, case.network.outputs, case.config)
+    held = [np.arange(16 * i, 16 * i + 16) % HOLD_OUT == HOLD_OUT - 1 for i in range(len(case.feeds))]
+    errors = []
+    for feed, rows in zip(case.feeds, held, strict=True):
+        exact, made = (
+            start_session(with_outputs(m, *names).SerializeToString(), "disable").run(names, feed)
+            for m in (case.proto, emitted)
+        )
+        for a, b in zip(exact, made, strict=True):
+            axes = tuple(range(1, a.ndim))
+            errors.append((np.square(a - b).mean(axis=axes) / np.square(a).mean(axis=axes))[rows])
+    found = case.tune(replace(FAST, steps=1, features=2.0))
+    wanted = held_out_loss(case, case.network.layers, "mse") + 2.0 * float(np.mean(np.concatenate(errors)))
+    assert found.loss_before == pytest.approx(wanted, rel=0.01)  # as above: a few roundings may fall the other way
 
 
 def test_divergence_is_that_of_the_emitted_model(case: Solved) -> None:

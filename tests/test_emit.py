@@ -207,4 +207,6 @@ def test_weights_alone_of_a_matrix_product_stay_within_the_runtime_s_own_roundin
     model = build("(float[N,4,32] x) => (float[N,4,8] y) { y = MatMul(x, w) }", 21, w=weight(0, 32, 8))
     proof = prove(model, normal(1, 16, 4, 32), weights=4, activations=32, edge_bits="same", drift=DRIFT)
     assert proof.bits == {"y": (4, None)}
-    assert ort.__version__ and proof.fused["y"] == "MatMulNBits"
+    # Releases before 1.24 unpack the weights to float instead.
+    recent = tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 24)
+    assert proof.fused["y"] == "MatMulNBits" or not recent

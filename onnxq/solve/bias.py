@@ -1,16 +1,17 @@
-"""Biases and scales of all layers tuned together by gradient through the whole quantised network.
+"""Biases, scales and integers of all layers tuned together by gradient through the whole quantised network.
 
     min over b, s, s_x  of  E ‖ y − ŷ(b, s, s_x) ‖² / E ‖ y ‖²        or, for class scores if asked for,
     min over b, s, s_x  of  E KL( softmax(y) ‖ softmax(ŷ(b, s, s_x)) )
 
 y are the float network's outputs, ŷ those of the quantised network: weights are the real numbers that
 their integers stand for, inputs of layers are rounded to their grids. Rounding passes gradients straight
-through, clipping keeps its own. The integers stay; a bias and a scale a channel and a scale a grid move,
-so that a few hundred samples suffice. A bias counts in standard deviations of its channel's output and a
-scale by its logarithm, so that one learning rate suits all layers.
+through, clipping keeps its own. What every layer makes is held to the float network's features as well,
+without which a few hundred samples say too little about the integers. A bias counts in standard deviations
+of its channel's output, a scale by its logarithm and an integer in steps, so that one learning rate suits
+all layers. Weights of 8 bits keep their integers: a step of theirs is too small to matter.
 
 The backward pass is cut behind every layer: it keeps one tensor a layer and computes what lies between
-again. With integers fixed, what is computed again is cheap: roundings and additions, no layer.
+again, which is cheap: roundings and additions, no layer.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def tune_biases(
         batches = Batches(feeds, [t.values for t in targets], rows, _fixed_batch(model), seed)
         if not batches.enough:
             return keep(Outcome.TOO_FEW)
-        network = Network(program, layers, solutions, outputs, targets)
+        network = Network(program, layers, solutions, outputs, targets, options.features)
         network.measure(solutions, batches)
         rates = _rates(network.start(solutions), options)
         return _descend(network, solutions, rates, batches, options, tick)
@@ -130,6 +131,7 @@ def _rates(unknowns: Unknowns, options: Tuning) -> Unknowns:
     return Unknowns(
         bias=dict.fromkeys(unknowns.bias, jnp.float32(options.rate)),
         weight=dict.fromkeys(unknowns.weight, jnp.float32(options.weight_rate)),
+        integers=dict.fromkeys(unknowns.integers, jnp.float32(options.integer_rate)),
         input=dict.fromkeys(unknowns.input, jnp.float32(options.input_rate)),
     )
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.typing import NDArray
 
 from onnxq.execute.jax.interpreter import Hooks, Program
@@ -22,7 +23,7 @@ from onnxq.ir.layer import Layer
 from onnxq.quant.affine import quantize
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.objective import Target
+from onnxq.solve.objective import SMALLEST_POWER, Target
 from onnxq.solve.samples import Batches
 
 Named = dict[str, jax.Array]
@@ -62,11 +63,13 @@ class Unknowns(NamedTuple):
     Attributes:
         bias: in standard deviations of the channel's output, (channels,) by layer.
         weight: logarithm of the weight's scales relative to their start, (columns,) by layer.
+        integers: in steps beside the integers of the start, in the stored shape, by layer below 8 bits.
         input: logarithm of the input grid's scale relative to its start, () by grid.
     """
 
     bias: Named
     weight: Named
+    integers: Named
     input: Named
 
 
@@ -75,7 +78,9 @@ class Constants(NamedTuple):
 
     Attributes:
         parameters: floating-point constants that no layer replaces.
-        weights: that the integers stand for, in the stored shape, by layer.
+        teacher: those of the float network, where its features are compared.
+        integers: of the weights, float32 in the stored shape, by layer.
+        scales: of the weights, broadcast along their channels, by layer.
         biases: (channels,), by layer.
         units: standard deviation of each channel of the output, (channels,), by layer.
         inputs: scale, zero point, lowest and highest integer of the grid, (4,), by grid.
@@ -83,7 +88,9 @@ class Constants(NamedTuple):
     """
 
     parameters: Named
-    weights: Named
+    teacher: Named
+    integers: Named
+    scales: Named
     biases: Named
     units: Named
     inputs: Named
@@ -100,8 +107,12 @@ class Network:
         solutions: Solutions,
         outputs: Mapping[str, QuantParams],
         targets: Sequence[Target],
+        features: float = 0.0,
     ) -> None:
         self._program, self._layers, self._targets, self._outputs = program, layers, targets, outputs
+        self._features = features
+        self._teacher = {n: jnp.asarray(v) for n, v in program.parameters.items()} if features else {}
+        self._bounds = {la.name: _bounds(solutions[la.name]) for la in layers}
         self._cuts = {layer.name for layer in layers}
         made_by = {name: step.name for step in program.steps for name in step.makes}
         self._adders = {layer.name: made_by[layer.output] for layer in layers}
@@ -125,10 +136,11 @@ class Network:
 
     def constants(self, solutions: Solutions) -> Constants:
         """The network with these solutions."""
-        weights = {la.name: jnp.asarray(solutions[la.name].dequantized(la.channel_axis)) for la in self._layers}
         return Constants(
             parameters=self._parameters,
-            weights=weights,
+            teacher=self._teacher,
+            integers={la.name: jnp.asarray(solutions[la.name].integers, jnp.float32) for la in self._layers},
+            scales={la.name: _along(la, jnp.asarray(solutions[la.name].weight.scale)) for la in self._layers},
             biases={name: jnp.asarray(solutions[name].bias) for name in self._units},
             units=self._units,
             inputs={grid: _numbers(solutions[name].input) for name, grid in self._grids.items()},
@@ -140,6 +152,7 @@ class Network:
         return Unknowns(
             bias={name: jnp.zeros_like(unit) for name, unit in self._units.items()},
             weight={name: jnp.zeros(len(s.weight.scale)) for name, s in solutions.items()},
+            integers={n: jnp.zeros(s.integers.shape) for n, s in solutions.items() if s.weight.spec.bits < 8},
             input={grid: jnp.zeros(()) for grid in self._grids.values()},
         )
 
@@ -147,9 +160,14 @@ class Network:
         self, constants: Constants, unknowns: Unknowns, inputs: Named, teachers: Sequence[jax.Array]
     ) -> jax.Array:
         """Loss of each sample, (B,)."""
-        made = self._run(constants, unknowns, inputs, [t.tensor for t in self._targets])
+        names = [layer.activated for layer in self._layers] if self._features else []
+        made = self._run(constants, unknowns, inputs, [*(t.tensor for t in self._targets), *names])
         pairs = zip(self._targets, teachers, strict=True)
-        return sum((t.loss(teacher, made[t.tensor]) for t, teacher in pairs), start=jnp.zeros(()))
+        loss = sum((t.loss(teacher, made[t.tensor]) for t, teacher in pairs), start=jnp.zeros(()))
+        if not names:
+            return loss
+        exact = self._program.run(constants.teacher, inputs, outputs=names)
+        return loss + self._features / len(names) * sum(_error(exact[name], made[name]) for name in names)
 
     def settled(self, solutions: Solutions, unknowns: Unknowns) -> dict[str, LayerSolution]:
         """The solutions as they would be stored."""
@@ -158,14 +176,18 @@ class Network:
             solution = solutions[layer.name]
             factor = np.exp(np.asarray(unknowns.weight[layer.name]))
             weight = replace(solution.weight, scale=(solution.weight.scale * factor).astype(np.float32))
+            integers = solution.integers
+            if layer.name in unknowns.integers:
+                moved = np.rint(integers + np.asarray(unknowns.integers[layer.name]))
+                integers = moved.clip(*self._bounds[layer.name]).astype(np.int16)
             grid, bias = solution.input, solution.bias
             if grid is not None and layer.name in self._grids:
                 scale = grid.scale * np.exp(np.asarray(unknowns.input[self._grids[layer.name]]))
                 grid = replace(grid, scale=np.asarray(scale, np.float32))
             if bias is not None and layer.name in unknowns.bias:
-                moved = np.asarray(self._units[layer.name] * unknowns.bias[layer.name])
-                bias = _storable(layer, weight, grid, bias + moved)
-            found[layer.name] = replace(solution, weight=weight, input=grid, bias=bias)
+                shift = np.asarray(self._units[layer.name] * unknowns.bias[layer.name])
+                bias = _storable(layer, weight, grid, bias + shift)
+            found[layer.name] = replace(solution, integers=integers, weight=weight, input=grid, bias=bias)
         return found
 
     def _deviations(self, constants: Constants, inputs: Named) -> Named:
@@ -186,10 +208,13 @@ class Network:
     def _hooks(self, constants: Constants, unknowns: Unknowns | None) -> Hooks:
         reads: dict[tuple[str, str], Callable[[jax.Array], jax.Array]] = {}
         for layer in self._layers:
-            weight = constants.weights[layer.name]
+            weight = constants.integers[layer.name]
+            if unknowns is not None and layer.name in unknowns.integers:
+                moved = jnp.clip(weight + unknowns.integers[layer.name], *self._bounds[layer.name])
+                weight = moved + lax.stop_gradient(jnp.round(moved) - moved)
+            weight = weight * constants.scales[layer.name]
             if unknowns is not None:
-                shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.ndim)]
-                weight = weight * jnp.exp(unknowns.weight[layer.name]).reshape(shape)
+                weight = weight * jnp.exp(_along(layer, unknowns.weight[layer.name]))
             reads[layer.weight, layer.name] = partial(_instead, weight)
             if layer.bias and layer.name in constants.biases:
                 bias = constants.biases[layer.name]
@@ -203,6 +228,22 @@ class Network:
                     grid = jnp.concatenate([grid[:1] * jnp.exp(unknowns.input[key]), grid[1:]])
                 reads[layer.input, layer.name] = partial(fake_quantize, grid=grid)
         return Hooks(reads, {t: partial(fake_quantize, grid=grid) for t, grid in constants.outputs.items()})
+
+
+def _along(layer: Layer, columns: jax.Array) -> jax.Array:
+    """One number a channel, in a shape that multiplies the stored weight."""
+    return columns.reshape([-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.weight_shape))])
+
+
+def _bounds(solution: LayerSolution) -> tuple[int, int]:
+    return solution.weight.spec.qmin, solution.weight.spec.qmax
+
+
+def _error(wanted: jax.Array, made: jax.Array) -> jax.Array:
+    """Squared error of each sample relative to its power, (B,)."""
+    axes = tuple(range(1, wanted.ndim))
+    power = jnp.maximum(jnp.square(wanted).mean(axis=axes), SMALLEST_POWER)
+    return jnp.square(made - wanted).mean(axis=axes) / power
 
 
 def _instead(value: jax.Array, _: object) -> jax.Array:
