@@ -117,14 +117,13 @@ def test_losses_are_those_of_the_emitted_model(case: Solved, tuned: BiasTuning) 
     assert tuned.loss_after == pytest.approx(held_out_loss(case, tuned.layers, "mse"), rel=0.01)
 
 
-def test_integers_alone_move_over_their_grid_and_the_hold_out_gains(case: Solved) -> None:
-    found = case.tune(replace(FAST, rate=1e-9, weight_rate=0, input_rate=0, integer_rate=0.03))
-    assert found.outcome is Outcome.TUNED and found.loss_after < 0.8 * found.loss_before
-    changed = [np.abs(found.layers[n].integers - s.integers).max() for n, s in case.network.layers.items()]
-    assert min(changed) >= 1
-    for solution in found.layers.values():
-        assert solution.integers.min() >= -8 and solution.integers.max() <= 7
-    assert found.loss_after == pytest.approx(held_out_loss(case, found.layers, "mse"), rel=0.01)
+def test_integers_alone_move_over_their_grid_and_the_hold_out_gains() -> None:
+    case = solved(classifier(), weights=2, second_order=False, activations=8)
+    found = case.tune(Tuning(steps=100, rate=1e-9, weight_rate=0, input_rate=0, integer_rate=0.05))
+    assert found.outcome is Outcome.TUNED and found.loss_after < 0.6 * found.loss_before
+    for name, solution in found.layers.items():
+        assert (solution.integers != case.network.layers[name].integers).any()
+        assert solution.integers.min() >= -2 and solution.integers.max() <= 1
 
 
 def test_8_bit_integers_stay() -> None:
