@@ -22,18 +22,23 @@ class Tool:
         package: whose version is told.
         requirements: as pip takes them.
         driver: module name.
+        module: what the driver imports; a first import may compile extensions, and belongs to the installation.
     """
 
     package: str
     requirements: tuple[str, ...]
     driver: str
+    module: str
 
 
 TOOLS = {
-    "onnxruntime": Tool("onnxruntime", ("onnxruntime==1.32.0", "onnx", "sympy"), "drive_onnxruntime"),
-    "aimet": Tool("aimet-onnx", ("aimet-onnx==2.42.0",), "drive_aimet"),
+    "onnxruntime": Tool("onnxruntime", ("onnxruntime==1.32.0", "onnx", "sympy"), "drive_onnxruntime", "onnxruntime"),
+    "aimet": Tool("aimet-onnx", ("aimet-onnx==2.42.0",), "drive_aimet", "aimet_onnx"),
     "quark": Tool(
-        "amd-quark", ("amd-quark==0.13", "onnxruntime>=1.22.2,<=1.28.0", "torch", "setuptools"), "drive_quark"
+        "amd-quark",
+        ("amd-quark==0.13", "onnxruntime>=1.22.2,<=1.28.0", "torch", "setuptools"),
+        "drive_quark",
+        "quark.onnx",
     ),
 }
 
@@ -66,7 +71,8 @@ def prepare(name: str, folder: Path) -> Place:
     found = _version(python, tool.package)
     if installed.status != 0 or not found:
         return Place(python, reason=f"not installed: {installed.complaint[:200] or 'ran out of time'}")
-    return Place(python, found)
+    first = run([python, "-c", f"import {tool.module}"], timeout=INSTALL_SECONDS)
+    return Place(python, found, "" if first.status == 0 else f"does not start: {first.complaint[:200]}")
 
 
 def _installer(python: Path) -> list[str]:

@@ -5,8 +5,8 @@
 
 Each tool is installed in a virtual environment of its own under --environments (kept for the next run) with uv or pip.
 Every model is judged by ``onnxq verify`` on the same data; first and last layers have 8 bits everywhere. A row that a
-tool cannot do stands there with the reason. Seconds are those of quantising alone, without imports; the memory is that
-of the whole process.
+tool cannot do stands there with the reason. Seconds are those of quantising alone, without imports; processor seconds
+and memory are those of the whole process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import environments
+import numpy as np
 import record
 from process import Finished, run
 
@@ -30,6 +31,7 @@ from onnxq.pipeline import inspect
 
 EDGE_BITS = 8
 OURS = "onnxq"
+JOB = "job.json"
 ROWS = (
     "onnxq:light",
     "onnxq:advanced",
@@ -44,7 +46,19 @@ ROWS = (
     "quark:adaround",
     "quark:adaquant",
 )
-HEAD = ("bits", "tool", "method", "KL, nats", "top-1 float → quantised", "seconds", "peak memory", "size", "levels", "")
+HEAD = (
+    "bits",
+    "tool",
+    "method",
+    "KL, nats",
+    "top-1 float → quantised",
+    "seconds",
+    "processor seconds",
+    "peak memory",
+    "size",
+    "levels",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -102,8 +116,13 @@ def attempt(task: Task, tool: str, method: str, bits: str, place: environments.P
         return replace(row, reason="Quark has no integers below 8 bits for Conv and Gemm")
     output = folder / "quantised.onnx"
     output.unlink(missing_ok=True)
-    do = _ours if tool == OURS else _theirs
-    done = do(task, tool, method, (weights, activations), place, folder, output)
+    if tool == OURS:
+        command = our_command(task, method, (weights, activations), place.python, output)
+    else:
+        write_job(task, method, (weights, activations), folder, output)
+        driver = Path(__file__).resolve().parent / "peer_drivers" / f"{environments.TOOLS[tool].driver}.py"
+        command = [place.python, driver, folder / JOB]
+    done = run(command, timeout=task.timeout)
     row = replace(row, process_seconds=done.seconds, cpu_seconds=done.cpu_seconds, peak=done.peak)
     if done.status is None:
         return replace(row, reason=f"not finished after {task.timeout:.0f} s")
@@ -112,19 +131,16 @@ def attempt(task: Task, tool: str, method: str, bits: str, place: environments.P
     return judged(task, replace(row, seconds=_seconds(done)), output)
 
 
-def _ours(
-    task: Task, _: str, method: str, bits: tuple[int, int], place: environments.Place, __: Path, output: Path
-) -> Finished:
-    options = ["--weights", str(bits[0]), "--activations", str(bits[1]), "--edge-bits", str(EDGE_BITS)]
-    limit = ["--samples", str(task.samples)] if task.samples else []
-    files: list[str | Path] = [task.model, "-o", output, "--calibration", task.calibration]
-    command = [place.python, "-m", "onnxq", "quantize", *files, *options, "--preset", method, *limit, "--json"]
-    return run(command, timeout=task.timeout)
+def our_command(task: Task, method: str, bits: tuple[int, int], python: Path, output: Path) -> list[str | Path]:
+    """The command that a user of onnxq would give; the method is the preset."""
+    command: list[str | Path] = [python, "-m", "onnxq", "quantize", task.model, "-o", output]
+    command += ["--calibration", task.calibration, "--preset", method, "--edge-bits", str(EDGE_BITS), "--json"]
+    command += ["--weights", str(bits[0]), "--activations", str(bits[1])]
+    return command + (["--samples", str(task.samples)] if task.samples else [])
 
 
-def _theirs(
-    task: Task, tool: str, method: str, bits: tuple[int, int], place: environments.Place, folder: Path, output: Path
-) -> Finished:
+def write_job(task: Task, method: str, bits: tuple[int, int], folder: Path, output: Path) -> None:
+    """The file that tells a driver what to do; which layers are the edges is what onnxq finds."""
     _, plan = inspect(task.model, make_config({"weights": bits[0], "activations": bits[1]}))
     job = {
         "model": str(task.model.resolve()),
@@ -136,17 +152,13 @@ def _theirs(
         "edge_bits": EDGE_BITS,
         "edges": [[p.layer.weight, p.layer.input] for p in plan.layers if p.edge],
     }
-    (folder / "job.json").write_text(json.dumps(job))
-    driver = Path(__file__).resolve().parent / "peer_drivers" / f"{environments.TOOLS[tool].driver}.py"
-    return run([place.python, driver, folder / "job.json"], timeout=task.timeout)
+    (folder / JOB).write_text(json.dumps(job))
 
 
 def _limited(task: Task, folder: Path) -> Path:
     """The calibration samples that everyone gets."""
     if not task.samples:
         return task.calibration
-    import numpy as np
-
     path = folder / "calibration.npz"
     if not path.exists():
         with np.load(task.calibration) as arrays:
@@ -197,6 +209,7 @@ def markdown(rows: list[Row]) -> str:
             number(r.kl, ".4f"),
             f"{number(r.top1_fp32, '.2f')} → {number(r.top1, '.2f')}" if r.top1 is not None else "–",
             number(r.seconds, ".1f"),
+            number(r.cpu_seconds, ".0f"),
             f"{r.peak / 2**30:.2f} GiB" if r.peak else "–",
             f"{100 * r.size:.0f}%" if r.size else "–",
             f"{r.loads} of 4" if r.loads is not None else "–",

@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -98,10 +98,10 @@ def measure(name: str, model: Path, bits: str, preset: str, count: int, timeout:
     done = run([sys.executable, __file__, *inner], timeout=timeout)
     row = Row(name, bits, preset, count, cpu_seconds=done.cpu_seconds, peak=done.peak)
     if done.status is None:
-        return Row(**{**asdict(row), "reason": f"not finished after {timeout:.0f} s"})
+        return replace(row, reason=f"not finished after {timeout:.0f} s")
     if done.status != 0:
-        return Row(**{**asdict(row), "reason": done.complaint[:200]})
-    return Row(**{**asdict(row), **json.loads(done.output.splitlines()[-1])})
+        return replace(row, reason=done.complaint[:200])
+    return replace(row, **json.loads(done.output.splitlines()[-1]))
 
 
 def markdown(rows: list[Row]) -> str:
