@@ -131,7 +131,7 @@ def limited(network: Network, most: int) -> tuple[Iterator[Any], np.ndarray]:
 def markdown(rows: list[Row]) -> str:
     """The rows as a table for people."""
     lines = [
-        "| network | chosen by | budget | spent | file | loss predicted | measured | KL | top-1 | bits |",
+        "| network | chosen by | budget | spent | file | predicted | measured | KL | top-1, float → quantised | bits |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:

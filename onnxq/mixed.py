@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxq.allocation import BitAllocation
 from onnxq.budget import Budget, parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
-from onnxq.choices import make_choices
+from onnxq.choices import find_agreements, make_choices
 from onnxq.config import Config
 from onnxq.cost.placeholder import placeholder_model
 from onnxq.data import Feed
@@ -29,14 +29,17 @@ from onnxq.ir.save import to_proto
 from onnxq.output_loss import OutputLoss
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
-from onnxq.sensitivity import Reference
-from onnxq.tables import AllocationProblem
+from onnxq.sensitivity import Reference, measure_sensitivities
+from onnxq.tables import AllocationProblem, SensitivityTable
 from onnxq.tabulate import Measuring, one_run, tabulate
 
 Result = TypeVar("Result")
 
 ROUNDS = 3
 """Times at most that sensitivities are measured again around a network that does not lose what was predicted."""
+
+SIZE_ROUNDS = 5
+"""Times at most that an allocation whose file is too large is made again."""
 
 FACTOR = 2.0
 """How far predicted and measured loss may be apart."""
@@ -95,28 +98,39 @@ def tables_for(
     """The tables of a prepared model at the configuration's candidates."""
     candidates = parse_candidates(config.candidates)
     ready = equalised_for(model, choice_for_all(model, candidates, config), feeds, config)
-    return tabulate(ready, candidates, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
+    found = tabulate(ready, candidates, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
+    shared = find_agreements(model, find_layers(model)[0])  # equalising gives each owner of a weight its own copy
+    return dataclasses.replace(found, agreements=shared)
 
 
 def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], config: Config) -> BitAllocation:
     """The best allocation within the configuration's budgets.
 
-    Where the latency has a budget, the choice is timed against every candidate for all layers at once, and
-    gives way to the one of them that keeps all budgets and is faster.
+    The size is that of the file, which is known before anything is solved: where quantisers between layers of
+    different bits take it beyond the budget, the programme is solved again with so much less. Where the latency has a
+    budget, the choice is timed and made again until it takes what was predicted (see :mod:`onnxq.timed`).
 
     Raises:
         InfeasibleError: no choice keeps the budgets.
     """
     from onnxq.allocate import allocate  # it loads cvxpy
+    from onnxq.timed import allocate_timed
 
     budgets = parse_budgets(config.budget)
+    if any(b.quantity == "latency" for b in budgets):
+        return allocate_timed(model, problem, budgets, config, one_run(feeds[0], model))
     found = allocate(problem, budgets)
-    if all(b.quantity != "latency" for b in budgets):
-        return found
-    return _fastest(model, problem, found, budgets, feeds, config)
+    size, others = found.budgets.get("size"), [b for b in budgets if b.quantity != "size"]
+    for _ in range(SIZE_ROUNDS if size else 0):
+        beyond = placeholder_model(model, config, found.choice)[0].ByteSize() - (size or 0)
+        if beyond <= 0:
+            break
+        found = allocate(problem, [*others, Budget("size", found.budgets["size"] - beyond)])
+    return found
 
 
 def carried_out(
+    prepared: Model,
     allocation: BitAllocation,
     problem: AllocationProblem | None,
     feeds: Sequence[Feed],
@@ -127,6 +141,7 @@ def carried_out(
     """An allocation solved, and chosen again around what came of it where that is not what was predicted.
 
     Args:
+        prepared: the model, not equalised.
         allocation: the first choice.
         problem: the tables it was made from; None to take it as it is.
         feeds: samples that the tables were measured on.
@@ -140,8 +155,8 @@ def carried_out(
     attempts = [solve(allocation)]
     while problem is not None and not attempts[-1].as_predicted and len(attempts) <= ROUNDS:
         last = attempts[-1]
-        measured = dataclasses.replace(problem, sensitivity=_around(last, problem, feeds, config, progress).sensitivity)
-        again = choose(last.model, measured, feeds, config)
+        around = _around(last, problem, feeds, config, progress)
+        again = choose(prepared, dataclasses.replace(problem, sensitivity=around), feeds, config)
         if again.choice == last.allocation.choice:
             attempts[-1] = dataclasses.replace(last, allocation=again)
             break
@@ -188,39 +203,16 @@ def remark(best: Attempt[Any]) -> Remark:
 
 def _around(
     attempt: Attempt[Any], problem: AllocationProblem, feeds: Sequence[Feed], config: Config, progress: Listener
-) -> AllocationProblem:
-    options = Measuring(method=problem.sensitivity.method, metric=problem.sensitivity.metric)
-    return tabulate(
+) -> SensitivityTable:
+    """The sensitivities of the network that an attempt made, in the columns of those it was chosen by."""
+    choices = make_choices(attempt.model, parse_candidates(config.candidates), config)
+    return measure_sensitivities(
         attempt.model,
-        parse_candidates(config.candidates),
+        choices,
         feeds,
         config,
-        options,
-        float_bytes=1,
+        method=problem.sensitivity.method,
+        metric=problem.sensitivity.metric,
         reference=Reference(attempt.allocation.choice, attempt.quantised),
         progress=progress,
     )
-
-
-def _fastest(
-    model: Model,
-    problem: AllocationProblem,
-    found: BitAllocation,
-    budgets: Sequence[Budget],
-    feeds: Sequence[Feed],
-    config: Config,
-) -> BitAllocation:
-    from onnxq.allocate import InfeasibleError, allocate
-    from onnxq.cost.latency import run_times
-
-    rivals = [found]
-    names = [layer.name for layer in find_layers(model)[0]]
-    for candidate in problem.candidates:
-        try:
-            rivals.append(allocate(problem, budgets, fixed=dict.fromkeys(names, candidate)))
-        except InfeasibleError:  # it does not keep the budgets, or the first and last layers do not take it
-            continue
-    protos = [placeholder_model(model, config, rival.choice)[0] for rival in rivals]
-    times = run_times(protos, one_run(feeds[0], model))
-    fastest = min(range(len(rivals)), key=lambda i: times[i])
-    return rivals[fastest] if times[fastest] < times[0] else found

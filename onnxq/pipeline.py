@@ -223,7 +223,7 @@ def _mixed(
             loss = measured_loss(prepared, run.result.model, feeds, metric)
             return Attempt(found, run.model, Quantised(run.network.layers, run.network.outputs), loss, run.result)
 
-        best, tried = carried_out(allocation, problem, feeds, config, solve, progress)
+        best, tried = carried_out(prepared, allocation, problem, feeds, config, solve, progress)
     report = best.result.report
     report = dataclasses.replace(
         report,

@@ -69,25 +69,27 @@ def _storage(model: Model, choices: Choices, config: Config, float_bytes: int) -
     in_float = layer_bytes(plain, layers, kept)
     size, packed = (np.full(choices.open.shape, math.nan) for _ in range(2))
     open_ = {la.name: choices.of(la.name) for la in layers}
+    described = sum(1 + 3 + v.ByteSize() for v in plain.graph.value_info)  # not written to emitted models
+    rest = plain.ByteSize() - described - sum(in_float.values())
     for j, candidate in enumerate(columns):
         if candidate == FLOAT:
             size[:, j] = packed[:, j] = [in_float[la.name] for la in layers]
             continue
         given = at_once(layers, open_, candidate)
-        stored = layer_bytes(placeholder_model(model, config, given)[0], layers, kept)
+        proto, _ = placeholder_model(model, config, given)
+        stored = layer_bytes(proto, layers, kept)
+        rest = max(rest, proto.ByteSize() - sum(stored.values()))
         for i, layer in enumerate(layers):
             if given[layer.name] == candidate:
                 size[i, j] = stored[layer.name]
                 packed[i, j] = stored[layer.name] - _container(layer, candidate, config) + _ideal(layer, candidate)
     size[~choices.open] = packed[~choices.open] = math.nan
-    described = sum(1 + 3 + v.ByteSize() for v in plain.graph.value_info)
-    rest = float(plain.ByteSize() - described - sum(in_float.values()))
     return CostTable(
         tuple(la.name for la in layers),
         columns,
         {"size": as_matrix(size), "packed": as_matrix(packed)},
         dict.fromkeys(("size", "packed"), float(float_bytes)),
-        dict.fromkeys(("size", "packed"), rest),
+        dict.fromkeys(("size", "packed"), float(rest)),
         {"size": f"emitted models, {config.container} container", "packed": "the same with k bits for a k-bit weight"},
     )
 

@@ -1,0 +1,98 @@
+"""Allocations under a latency budget, held against the time that they really take.
+
+A layer's time depends on its neighbours: between integer and float layers stand quantisers and changes of layout, which
+the table, measured on models at one candidate throughout, does not hold. So the chosen model is timed layer by
+layer, its times replace those of the table, and the programme is solved again, until they agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from onnxq.allocate import InfeasibleError, allocate
+from onnxq.allocation import BitAllocation
+from onnxq.budget import Budget
+from onnxq.candidate import FLOAT
+from onnxq.config import Config
+from onnxq.cost.latency import Feed, run_times, time_models
+from onnxq.cost.placeholder import placeholder_model
+from onnxq.ir.layer import find_layers
+from onnxq.ir.model import Model
+from onnxq.tables import AllocationProblem
+
+ROUNDS = 4
+"""Times at most that a choice is timed and made again."""
+
+CLOSE = 0.1
+"""How far predicted and measured time may be apart, as a share."""
+
+
+def allocate_timed(
+    model: Model, problem: AllocationProblem, budgets: Sequence[Budget], config: Config, feed: Feed
+) -> BitAllocation:
+    """The best allocation within budgets whose predicted time is that of the model.
+
+    It gives way to a model of one candidate throughout that keeps all budgets and turns out to be faster.
+
+    Args:
+        model: prepared.
+        problem: losses and costs, latencies among them.
+        budgets: at most one for each quantity.
+        config: the container.
+        feed: inputs of one run.
+
+    Raises:
+        InfeasibleError: no choice keeps the budgets.
+    """
+    found = allocate(problem, budgets)
+    for _ in range(ROUNDS):
+        measured = _timed(model, problem, found, config, feed)
+        spent = measured.costs.total("latency", found.choice)
+        agrees = abs(spent - found.costs["latency"]) <= CLOSE * spent
+        problem = measured
+        found = allocate(problem, budgets)
+        if agrees:
+            break
+    return _fastest(model, problem, found, budgets, config, feed)
+
+
+def _timed(
+    model: Model, problem: AllocationProblem, found: BitAllocation, config: Config, feed: Feed
+) -> AllocationProblem:
+    """The problem with the chosen model's own times, in units of the table's float network."""
+    layers, _ = find_layers(model)
+    in_float = dict.fromkeys(problem.layers, FLOAT)
+    protos = [placeholder_model(model, config, choice)[0] for choice in (in_float, found.choice)]
+    exact, chosen = time_models(model, layers, protos, feed)
+    # The machine may be faster or slower than when the table was made.
+    pace = problem.costs.whole["latency"] / exact.total
+    rows = [list(row) for row in problem.costs.values["latency"]]
+    for i, name in enumerate(problem.layers):
+        rows[i][problem.candidates.index(found.choice[name])] = chosen.layers[name] * pace
+    costs = dataclasses.replace(
+        problem.costs,
+        values={**problem.costs.values, "latency": tuple(map(tuple, rows))},
+        rest={**problem.costs.rest, "latency": chosen.rest * pace},
+    )
+    return dataclasses.replace(problem, costs=costs)
+
+
+def _fastest(
+    model: Model,
+    problem: AllocationProblem,
+    found: BitAllocation,
+    budgets: Sequence[Budget],
+    config: Config,
+    feed: Feed,
+) -> BitAllocation:
+    """The choice, or the fastest of the models of one candidate throughout that keep the budgets."""
+    rivals = [found]
+    for candidate in problem.candidates:
+        try:
+            rivals.append(allocate(problem, budgets, fixed=dict.fromkeys(problem.layers, candidate)))
+        except InfeasibleError:  # it does not keep the budgets, or first and last layers do not take it
+            continue
+    times = run_times([placeholder_model(model, config, rival.choice)[0] for rival in rivals], feed)
+    best = min(range(len(rivals)), key=lambda i: times[i])
+    return rivals[best] if times[best] < times[0] else found
