@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.config import FLOAT_BITS
 from onnxq.data import Feed
 from onnxq.execute.channels import ChannelStatistics, channel_statistics
 from onnxq.ir.layer import Layer
@@ -27,7 +28,6 @@ from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.passes.equalise import Group, equalise, find_groups, observed_ranks
 from onnxq.plan import LayerPlan, Plan
-from onnxq.quant.spec import FLOAT_BITS
 
 Array = NDArray[np.float32]
 

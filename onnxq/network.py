@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibrate import Calibration, Observation
 from onnxq.checkpoint import Checkpoint
-from onnxq.config import Config
+from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
@@ -21,8 +21,10 @@ from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import FLOAT_BITS, QuantParams, activation_spec
+from onnxq.quant.spec import QuantParams, activation_spec
+from onnxq.quant.table import TableSolution
 from onnxq.solve.layer import make_problem, solve_layer
+from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float32]
 
@@ -38,6 +40,7 @@ class NetworkSolution:
         sqnr_db: by network output, float against simulated quantised network on these samples; empty
             in parallel mode, which does not run the quantised network, and after later changes.
         remarks: what later changes came to.
+        tables: solutions by the name of the table's node.
     """
 
     layers: Mapping[str, LayerSolution]
@@ -45,6 +48,7 @@ class NetworkSolution:
     samples: int
     sqnr_db: Mapping[str, float | None]
     remarks: tuple[Remark, ...] = ()
+    tables: Mapping[str, TableSolution] = field(default_factory=dict)
 
 
 def solve_network(
@@ -63,6 +67,7 @@ def solve_network(
         float_rows=config.preset == "advanced" and config.refinement.mixing > 0,
         memory_limit=config.memory_limit,
         seed=config.seed,
+        mask=plan.mask,
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
@@ -78,7 +83,8 @@ def solve_network(
         for stage in stages:
             tell = partial(tick, stage.layers[0].name if stage.layers else "")
             walk.solve(stage, calibration, tell)
-        return NetworkSolution(walk.solutions, walk.outputs, calibration.samples, _sqnr(model, calibration, sequential))
+        sqnr = _sqnr(model, calibration, sequential)
+        return NetworkSolution(walk.solutions, walk.outputs, calibration.samples, sqnr, tables=walk.tables)
 
 
 class _Walk:
@@ -92,11 +98,13 @@ class _Walk:
         self._order = {p.layer.name: i for i, p in enumerate(plan.layers)}
         self._grids: dict[tuple[str, int], QuantParams] = {}
         self._model = model
+        self._maker = {t.name: node.name for node in model.graph.nodes for t in node.outputs}
+        self.tables = _solve_tables(model, plan)
 
     def solve(self, stage: Stage, calibration: Calibration, tell: partial[None]) -> None:
         """Observe a stage, solve its layers, and let the quantised network pass it."""
-        made = {layer.activated for layer in stage.layers}
-        places = [q for q in self._plan.outputs if q.tensor in made]
+        nodes = set(stage.nodes)
+        places = [q for q in self._plan.outputs if self._maker[q.tensor] in nodes]
         own = [q.tensor for q in places if q.like in (None, q.tensor)]
         seen = calibration.observe(stage, own, tell)
         for layer in stage.layers:
@@ -106,7 +114,11 @@ class _Walk:
             tell(1)
         for tensor in own:
             self.outputs[tensor] = activation_params(seen.histograms[tensor], activation_spec(8))
-        constants: dict[tuple[str, str], Array] = {}
+        constants: dict[tuple[str, str], Array] = {
+            (p.table.weight, p.table.name): self.tables[p.table.name].dequantized()
+            for p in self._plan.tables
+            if p.table.name in nodes
+        }
         for layer in stage.layers:
             solution = self.solutions[layer.name]
             constants[layer.weight, layer.name] = solution.dequantized(layer.channel_axis)
@@ -133,6 +145,7 @@ class _Walk:
             self._grid(layer, planned.activations, seen),
             (rows.x, rows.x_float, rows.y, rows.train),
             fit_input=readers == 1 and layer.input not in self.outputs,
+            block=planned.block,
         )
         solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
         self._checkpoint.save(solution)
@@ -146,6 +159,16 @@ class _Walk:
             return self.outputs[layer.input]
         known = self._grids.get((layer.input, bits))
         return known or activation_params(seen.histograms[layer.input], activation_spec(bits))
+
+
+def _solve_tables(model: Model, plan: Plan) -> dict[str, TableSolution]:
+    """Every table on its grids; Gathers that share a table and its bits share the solution."""
+    known: dict[tuple[str, int], TableSolution] = {}
+    for planned in plan.tables:
+        table, key = planned.table, (planned.table.weight, planned.bits)
+        if key not in known:
+            known[key] = solve_table(table.name, model.constant(table.weight), planned.bits, blocked=bool(table.rank))
+    return {p.table.name: known[p.table.weight, p.bits] for p in plan.tables}
 
 
 def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str, float | None]:

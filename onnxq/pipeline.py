@@ -113,7 +113,7 @@ def quantize(
         if config.tuning:
             network = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
     with clock.stage("emit"):
-        proto = emit(prepared, plan, network.layers, network.outputs, config)
+        proto = emit(prepared, plan, network.layers, network.outputs, config, network.tables)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
         checks = check_levels(proto, gate)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxq.config import Config
+from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import UnsupportedError
 from onnxq.ir.layer import Layer, find_layers
+from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.paths import carried_to, edge_layers, moved_into_subgraph, reaches_float_layer
+from onnxq.ir.product import Product, find_products
+from onnxq.ir.table import Table, find_tables
+
+FEW_ROWS = 2048
+"""Rows of a table that is treated as an edge layer: every sample meets each of them, and it takes little space."""
+
+SMALLEST_BLOCK = 16
+"""Least size of a block that onnxruntime has kernels for."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,7 @@ class LayerPlan:
         activations: 2 to 8, 16, or 32 for an input that stays in float.
         edge: it is a first or a last layer.
         integer_kernel: its output is quantised to 8 bits, so that the runtime computes it on integers.
+        block: inputs that share a scale of the weights; None for one scale a channel.
     """
 
     layer: Layer
@@ -29,6 +39,15 @@ class LayerPlan:
     activations: int
     edge: bool
     integer_kernel: bool
+    block: int | None = None
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """A table and its bits, 4 or 8."""
+
+    table: Table
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -47,11 +66,23 @@ class Quantiser:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every layer's bits, the extra 8-bit quantisers on layer outputs, and what stays float."""
+    """What is quantised, and how.
+
+    Attributes:
+        layers: every layer's bits.
+        outputs: 8-bit quantisers on layer outputs and on the operands of products.
+        remarks: what stays float, and why.
+        products: products of two activations whose operands are quantised.
+        tables: tables whose rows are stored as integers.
+        mask: the input that tells padding from tokens; None where there is none.
+    """
 
     layers: tuple[LayerPlan, ...]
     outputs: tuple[Quantiser, ...]
     remarks: tuple[Remark, ...]
+    products: tuple[Product, ...] = ()
+    tables: tuple[TablePlan, ...] = ()
+    mask: str | None = None
 
 
 def make_plan(model: Model, config: Config) -> Plan:
@@ -76,8 +107,30 @@ def make_plan(model: Model, config: Config) -> Plan:
         if edge and config.edge_bits != "same":
             activations = max(activations, config.edge_bits)
         integer = layer.op == "Conv" and activations == 8 and config.integer_weights(weights)
-        planned.append(LayerPlan(layer, weights, activations, edge, integer))
-    return Plan(tuple(planned), _outputs(model, planned), model.remarks + remarks)
+        planned.append(LayerPlan(layer, weights, activations, edge, integer, _block(layer, weights, activations, config)))
+    products = () if FLOAT_BITS in (config.attention, config.activations) else find_products(model)
+    outputs = (*_outputs(model, planned), *(Quantiser(t, None) for p in products for t in (p.left, p.right)))
+    names = {p.name for p in products}
+    remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
+    return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model))
+
+
+def _block(layer: Layer, weights: int, activations: int, config: Config) -> int | None:
+    """Inputs of a matrix that share a scale: as configured, or less where that does not divide them."""
+    if layer.window is not None or config.block is None or not config.blocked(weights, activations):
+        return None
+    inputs = layer.parameters // layer.channels
+    sizes = (config.block >> shift for shift in range(5))
+    return next((size for size in sizes if size >= SMALLEST_BLOCK and inputs % size == 0), None)
+
+
+def _tables(model: Model, config: Config) -> tuple[TablePlan, ...]:
+    def bits(table: Table) -> int:
+        edge = table.shape[0] <= FEW_ROWS and config.edge_bits != "same"
+        return max(config.table_bits, 8) if edge else config.table_bits
+
+    planned = (TablePlan(table, bits(table)) for table in find_tables(model))
+    return tuple(p for p in planned if p.bits != FLOAT_BITS)
 
 
 def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...]:

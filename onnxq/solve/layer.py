@@ -13,6 +13,7 @@ from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import scales_are_shared, stored_weight, weight_matrix
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import QuantParams, weight_spec
+from onnxq.solve.blocked import solve_blocked
 from onnxq.solve.problem import Array, LayerProblem, Solution
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
 
@@ -25,6 +26,7 @@ def make_problem(
     grid: QuantParams | None,
     rows: tuple[Array, Array, Array, NDArray[np.bool_]],
     fit_input: bool,
+    block: int | None = None,
 ) -> LayerProblem:
     """A layer and its rows (x, x_float, y, train) in the solver's form.
 
@@ -36,6 +38,7 @@ def make_problem(
         grid: of the input; None to leave it in float.
         rows: as :class:`onnxq.calibrate.Rows` holds them.
         fit_input: the input's grid may be fitted.
+        block: inputs that share a scale of a channel; None where all do.
     """
     x, x_float, y, train = rows
     matrix = weight_matrix(layer, weight)
@@ -54,11 +57,14 @@ def make_problem(
         shared_scales=scales_are_shared(layer),
         fit_input=fit_input,
         fit_bias=bias is not None or layer.op != "MatMul",
+        block=block,
     )
 
 
 def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) -> LayerSolution:
     """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored."""
+    if problem.block is not None:
+        return solve_blocked(layer, problem, second_order=config.second_order)
     began = time.perf_counter()
     problem = fitted_input(problem)
     plain = nearest(problem)

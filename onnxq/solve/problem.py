@@ -33,6 +33,7 @@ class LayerProblem:
         shared_scales: the groups share one scale a column.
         fit_input: the input's grid may be fitted (nothing else reads that tensor).
         fit_bias: the layer can hold a bias.
+        block: inputs that share a scale of a channel; None where all do.
     """
 
     x: Array
@@ -48,6 +49,7 @@ class LayerProblem:
     shared_scales: bool
     fit_input: bool
     fit_bias: bool
+    block: int | None = None
 
     @property
     def held(self) -> NDArray[np.bool_]:
