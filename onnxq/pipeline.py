@@ -23,6 +23,7 @@ from onnxq.execute.memory import give_back_freed_memory
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
+from onnxq.migration import migrated
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
@@ -104,6 +105,9 @@ def quantize(
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES))
             give_back_freed_memory()
             plan = make_plan(prepared, config)  # a weight that layers shared has a copy of another name for each
+            prepared = migrated(prepared, plan, feeds.first(RANGE_SAMPLES))
+            give_back_freed_memory()
+            plan = make_plan(prepared, config)
     with clock.stage("solve"):
         folder = None if work_dir is None else Path(work_dir)
         mark = fingerprint(_identity(prepared, config, calibration)) if folder else ""
