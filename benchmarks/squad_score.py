@@ -45,7 +45,9 @@ class Score:
 
 def read_questions(path: Path) -> Iterator[Question]:
     """The questions of a SQuAD v1.1 file, JSON or gzipped JSON, in order."""
-    content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
     for article in json.loads(content)["data"]:
         for paragraph in article["paragraphs"]:
             for entry in paragraph["qas"]:

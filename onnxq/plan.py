@@ -107,7 +107,9 @@ def make_plan(model: Model, config: Config) -> Plan:
         if edge and config.edge_bits != "same":
             activations = max(activations, config.edge_bits)
         integer = layer.op == "Conv" and activations == 8 and config.integer_weights(weights)
-        planned.append(LayerPlan(layer, weights, activations, edge, integer, _block(layer, weights, activations, config)))
+        planned.append(
+            LayerPlan(layer, weights, activations, edge, integer, _block(layer, weights, activations, config))
+        )
     products = () if FLOAT_BITS in (config.attention, config.activations) else find_products(model)
     outputs = (*_outputs(model, planned), *(Quantiser(t, None) for p in products for t in (p.left, p.right)))
     names = {p.name for p in products}
