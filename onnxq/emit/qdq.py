@@ -212,9 +212,7 @@ class _Writer:
         ]
         return self._node("DequantizeLinear", names, f"{base}/dequantized", axis=axis)
 
-    def _node(
-        self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: int | None
-    ) -> str:
+    def _node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
         made = output if fixed else self._fresh(output)
         node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), **attributes)
         self._graph.node.append(node)

@@ -13,6 +13,7 @@ low bits and the second half in the high ones, and two shifts bring each out. On
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,7 +54,7 @@ def _replace(graph: onnx.GraphProto, table: Table, solution: TableSolution) -> N
             graph.initializer.append(numpy_helper.from_array(np.asarray(value), full))
         return full
 
-    def node(op: str, *inputs: str, into: str, **attributes: object) -> str:
+    def node(op: str, *inputs: str, into: str, **attributes: Any) -> str:
         made = into if into == table.output else f"{table.name}/{into}"
         nodes.append(helper.make_node(op, list(inputs), [made], f"{made}/{op}", **attributes))
         return made

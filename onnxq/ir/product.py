@@ -31,7 +31,7 @@ def find_products(model: Model) -> tuple[Product, ...]:
     kept = {t.name for t in model.graph.outputs}
     kept |= {t.name for n in model.graph.nodes for g in n.subgraphs(recursive=True) for i in g.nodes for t in i.inputs}
     return tuple(
-        Product(node.name, *(t.name for t in node.inputs), node.outputs[0].name)
+        Product(node.name, node.inputs[0].name, node.inputs[1].name, node.outputs[0].name)
         for node in model.graph.nodes
         if is_product(node) and all(_is_own(t, kept) for t in node.inputs)
     )

@@ -48,7 +48,8 @@ class LayerSolution:
         scale = self.weight.scale
         if scale.ndim == 2:
             inputs = 1 - axis
-            return self.integers * np.repeat(scale, self.integers.shape[inputs] // scale.shape[inputs], axis=inputs)
+            scale = np.repeat(scale, self.integers.shape[inputs] // scale.shape[inputs], axis=inputs)
+            return self.integers.astype(np.float32) * scale
         shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]
         return self.integers.astype(np.float32) * scale.reshape(shape)
 

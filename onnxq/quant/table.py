@@ -35,7 +35,7 @@ class TableSolution:
     @property
     def block(self) -> int:
         """Columns that share a scale."""
-        return self.integers.shape[1] // self.scale.shape[1]
+        return int(self.integers.shape[1] // self.scale.shape[1])
 
     def dequantized(self) -> NDArray[np.float32]:
         """The rows that the integers stand for, (rows, columns)."""

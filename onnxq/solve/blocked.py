@@ -136,7 +136,7 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
     y = y if problem.fit_bias else y - problem.bias[:, None]
     m = moments(x, y, None, about_mean=problem.fit_bias)
-    found = []
+    found: list[_Blocked] = []
     for damping in DAMPINGS:
         hessian = damped(m.xx, damping)
         target = least_squares_target(m, hessian, problem.weight)
