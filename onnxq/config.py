@@ -91,9 +91,9 @@ class Config:
         container: how weights of 4 bits and less are stored: ``int4`` for a small file, ``int8`` for
             integer kernels on a CPU; ``auto`` is int4.
         attention: bits of both operands of products of two activations (attention scores and context), 8, or
-            32 to leave them in float; with ``activations`` of 32 they stay in float too.
+            32 to leave them in float; with ``activations`` of 16 and 32 they stay in float too.
         embeddings: bits of tables that rows are looked up in, 4, 8, or 32 to leave them in float; ``same``
-            takes 4 where the weights have 4 or less, and 8 otherwise. Tables of few rows get ``edge_bits``.
+            takes 4 or 8, as many as the weights need, and float for 16. Tables of few rows get ``edge_bits``.
         block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
             output channel; None for one scale a channel.
         samples: calibration samples to use at most; all when None.
@@ -145,7 +145,7 @@ class Config:
         """Bits of tables."""
         if self.embeddings != "same":
             return self.embeddings
-        return 4 if self.weights <= 4 else 8
+        return next((bits for bits in (4, 8) if self.weights <= bits), FLOAT_BITS)
 
     @property
     def edge_weights(self) -> int:

@@ -214,6 +214,16 @@ def _require_loading(checks: tuple[LevelCheck, ...]) -> None:
         )
 
 
+def _beside_layers(plan: Plan) -> Iterator[Remark]:
+    """What is quantised besides the layers."""
+    if plan.products:
+        yield Remark("network", f"products of two activations with both operands at 8 bits: {len(plan.products)}")
+    for planned in plan.tables:
+        yield Remark(
+            planned.table.name, f"rows of its table of {planned.table.parameters} are stored at {planned.bits} bits"
+        )
+
+
 def _report(
     plan: Plan,
     config: Config,
@@ -249,7 +259,7 @@ def _report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
-        notes=network.remarks,
+        notes=(*_beside_layers(plan), *network.remarks),
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,

@@ -110,7 +110,7 @@ def make_plan(model: Model, config: Config) -> Plan:
         planned.append(
             LayerPlan(layer, weights, activations, edge, integer, _block(layer, weights, activations, config))
         )
-    products = () if FLOAT_BITS in (config.attention, config.activations) else find_products(model)
+    products = find_products(model) if max(config.attention, config.activations) <= 8 else ()
     outputs = (*_outputs(model, planned), *(Quantiser(t, None) for p in products for t in (p.left, p.right)))
     names = {p.name for p in products}
     remarks = tuple(r for r in model.remarks + remarks if r.node not in names)

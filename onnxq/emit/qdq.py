@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxq.config import Config
+from onnxq.emit.half import narrow_constants
 from onnxq.emit.tables import emit_tables
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
@@ -72,7 +73,10 @@ def emit(
             writer.quantise_weight(layer, solution, packed)
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
-    return writer.finish()
+    proto = writer.finish()
+    if model.header.half:
+        narrow_constants(proto)
+    return proto
 
 
 class _Writer:
