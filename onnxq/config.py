@@ -97,7 +97,8 @@ class Config:
         block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
             output channel; None for one scale a channel.
         samples: calibration samples to use at most; all when None.
-        equalise: bring the channels of a tensor to one range first, where the graph allows it exactly.
+        equalise: bring the channels of a tensor to one range first, where the graph allows it exactly, and
+            migrate range from the inputs of matrices into their weights.
         second_order: start from error-propagating rounding instead of nearest rounding.
         refinement: the gradient part; used by the advanced preset.
         tuning: tune biases and scales through the whole network at the end; left out when None. It helps some

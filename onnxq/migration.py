@@ -54,7 +54,8 @@ def migrated(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
     sites = [
         site
         for site in find_sites(model, [p.layer for p in plan.layers])
-        if all(planned[la.name].activations <= 8 for la in site.readers) and site.readers[0].op == "MatMul"
+        if all(planned[la.name].activations <= 8 for la in site.readers)
+        and (plan.products or site.readers[0].op == "MatMul")  # a convolutional network's head has been equalised
     ]
     if not sites:
         return model

@@ -62,6 +62,15 @@ def test_an_outlying_channel_is_migrated() -> None:
     assert after[3] / np.median(after) < 10
 
 
+def test_range_of_a_graph_input_is_migrated_behind_it() -> None:
+    model = prepared(build("(float[a, 5, 16] x) => (float y) { y = MatMul(x, w) }", w=weight(0, 16, 8)))
+    x = normal(0, 40, 5, 16)
+    x[..., 2] *= 40
+    moved = migrated(model, make_plan(model, Config()), [{"x": x}])
+    assert [n.op for n in moved.graph.nodes] == ["Mul", "MatMul"]
+    np.testing.assert_allclose(answers(moved, {"x": x}), answers(model, {"x": x}), rtol=1e-4, atol=1e-4)
+
+
 def test_even_channels_are_left_alone() -> None:
     model = prepared(build("(float[a, 5, 16] x) => (float y) { u = Tanh(x)  y = MatMul(u, w) }", w=weight(0, 16, 8)))
     moved = migrated(model, make_plan(model, Config()), [{"x": normal(0, 40, 5, 16)}])

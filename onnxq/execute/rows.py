@@ -35,14 +35,17 @@ def rows_of_tensors(
     """
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
+    given = {i.name for i in model.graph.input}
+    made_inside = [name for name in tensors if name not in given]
     del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors)
-    session = Session(probe, "the model up to its layers' inputs")
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
+    session = Session(probe, "the model up to its layers' inputs") if made_inside else None
     gathered: dict[str, list[Array]] = {name: [] for name in tensors}
     for feed in _parts(feeds, _any_batch(model)):
-        made = session.run(feed)
+        made = {**feed, **(session.run(feed) if session else {})}
         real = read_mask(feed, mask)
-        for name, values in made.items():
+        for name in tensors:
+            values = made[name]
             wanted = real_positions(real, values.shape[:-1])
             rows = values.reshape(-1, values.shape[-1]) if wanted is None else values[wanted]
             gathered[name].append(rows.astype(np.float32))
