@@ -20,8 +20,9 @@ from onnxq.execute.frontier import Frontier, Step, stage_feed
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
+from onnxq.execute.tokens import Mask, read_mask, real_positions, real_values
 from onnxq.ir.layer import Layer
-from onnxq.ir.linear_form import draw_positions, input_rows, output_rows
+from onnxq.ir.linear_form import draw_positions, input_rows, output_rows, position_axes
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
 from onnxq.quant.histogram import Histogram
@@ -69,6 +70,7 @@ class Calibration:
         float_rows: gather the float network's inputs of the rows too.
         seed: for the positions drawn.
         moments: gather the moments of the float layers' outputs.
+        mask: name of the input that is 0 for padding, which is left out of rows and ranges.
         folder: where the spools may write.
     """
 
@@ -82,6 +84,7 @@ class Calibration:
         memory_limit: int,
         seed: int,
         moments: bool = False,
+        mask: str | None = None,
         folder: Path | None = None,
     ) -> None:
         self._model, self._seed = model, seed
@@ -89,6 +92,7 @@ class Calibration:
         self._float = Frontier(memory_limit // 8, folder)
         self._quantised = Frontier(memory_limit // 8, folder) if sequential else self._float
         self._starts: list[int] = []
+        self._mask, self._masks = mask, list[Mask | None]()
         self.samples = 0
         try:
             self._read(feeds)
@@ -102,6 +106,7 @@ class Calibration:
             for frontier in self._frontiers:
                 frontier.put(self.batches, arrays)
             self._starts.append(self.samples)
+            self._masks.append(read_mask(arrays, self._mask))
             self.samples += max((len(a) for a in arrays.values() if a.ndim), default=1)
 
     @property
@@ -152,10 +157,9 @@ class Calibration:
             session = session or self._session(stage, outputs, feed, {}, {})
             made = session.run(feed, outputs)
             _require_finite({n: exact[n] for n in read} | {la.output: made[la.output] for la in stage.layers})
-            for name in read:
-                histograms[name] = histograms[name].update(seen[name].astype(np.float32, copy=False))
-            for name in extra:
-                histograms[name] = histograms[name].update(made[name].astype(np.float32, copy=False))
+            for name in histograms:
+                values = (seen if name in read else made)[name].astype(np.float32, copy=False)
+                histograms[name] = histograms[name].update(real_values(values, self._masks[batch]))
             for layer in stage.layers if self._with_moments else ():
                 y = made[layer.output]
                 moments[layer.name] = channel_moments(y, layer.output_axis, moments.get(layer.name))
@@ -270,7 +274,8 @@ class Calibration:
         layer = stage.layers[index]
         rng = np.random.default_rng([self._seed, stage.depth, index, batch])
         count = -(-self._rows_wanted(stage, layer) // self.batches)
-        positions = draw_positions(layer, y.shape, count, rng)
+        real = real_positions(self._masks[batch], position_axes(layer, y.shape))
+        positions = draw_positions(layer, y.shape, count, rng, real)
         train = (self._starts[batch] + positions.sample) % HOLD_OUT != HOLD_OUT - 1
         rows = input_rows(layer, seen.astype(np.float32, copy=False), positions)
         same = not self._float_rows or self._quantised is self._float

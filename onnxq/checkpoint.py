@@ -120,6 +120,7 @@ def _pack(solution: LayerSolution) -> dict[str, NDArray[Any]]:
 def _unpack(layer: str, packed: dict[str, NDArray[Any]]) -> LayerSolution:
     bits, narrow = packed["weight_spec"].tolist()
     nearest, loss, seconds = packed["numbers"].tolist()
+    granularity = Granularity.PER_BLOCK if packed["weight_scale"].ndim == 2 else Granularity.PER_CHANNEL
     grid = None
     if "input_grid" in packed:
         input_bits, signed, zero = packed["input_grid"].tolist()
@@ -127,7 +128,7 @@ def _unpack(layer: str, packed: dict[str, NDArray[Any]]) -> LayerSolution:
     return LayerSolution(
         layer=layer,
         integers=packed["integers"],
-        weight=QuantParams(QuantSpec(bits, True, Granularity.PER_CHANNEL, bool(narrow)), packed["weight_scale"]),
+        weight=QuantParams(QuantSpec(bits, True, granularity, bool(narrow)), packed["weight_scale"]),
         bias=packed.get("bias"),
         input=grid,
         loss_nearest=nearest,

@@ -21,6 +21,8 @@ from onnxq.errors import ConfigError
 
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 ActivationBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
+FLOAT_BITS = 32
+"""Bits of a tensor that is left in floating point."""
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -116,8 +118,15 @@ class Config:
             ``parallel`` solves each on float inputs.
         container: how weights of 4 bits and less are stored: ``int4`` for a small file, ``int8`` for
             integer kernels on a CPU; ``auto`` is int4.
+        attention: bits of both operands of products of two activations (attention scores and context), 8, or
+            32 to leave them in float; with ``activations`` of 16 and 32 they stay in float too.
+        embeddings: bits of tables that rows are looked up in, 4, 8, or 32 to leave them in float; ``same``
+            takes 4 or 8, as many as the weights need, and float for 16. Tables of few rows get ``edge_bits``.
+        block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
+            output channel; None for one scale a channel.
         samples: calibration samples to use at most; all when None.
-        equalise: bring the channels of a tensor to one range first, where the graph allows it exactly.
+        equalise: bring the channels of a tensor to one range first, where the graph allows it exactly, and
+            migrate range from the inputs of matrices into their weights.
         second_order: start from error-propagating rounding instead of nearest rounding.
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
             in sequential mode.
@@ -138,6 +147,9 @@ class Config:
     table_samples: Annotated[int, Field(ge=1)] = 128
     mode: Literal["sequential", "parallel"] = "sequential"
     container: Literal["auto", "int4", "int8"] = "auto"
+    attention: Literal[8, 32] = 8
+    embeddings: Literal[4, 8, 32, "same"] = "same"
+    block: Literal[16, 32, 64, 128, 256] | None = 32
     samples: Annotated[int, Field(ge=1)] | None = None
     equalise: bool = True
     second_order: bool = True
@@ -160,7 +172,19 @@ class Config:
     @property
     def opset(self) -> int:
         """The lowest operator set that has the types asked for."""
-        return self.opset_of((self.weights, self.edge_weights), (self.activations,))
+        least = self.opset_of((self.weights, self.edge_weights), (self.activations,))
+        return 21 if self.blocked(self.weights, self.activations) else least
+
+    def blocked(self, weights: int, activations: int) -> bool:
+        """Whether a matrix of these bits has a scale for each block of inputs."""
+        return self.block is not None and weights <= 4 and activations == FLOAT_BITS
+
+    @property
+    def table_bits(self) -> int:
+        """Bits of tables."""
+        if self.embeddings != "same":
+            return self.embeddings
+        return next((bits for bits in (4, 8) if self.weights <= bits), FLOAT_BITS)
 
     @property
     def edge_weights(self) -> int:

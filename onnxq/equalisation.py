@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.config import FLOAT_BITS
 from onnxq.data import Feed
 from onnxq.execute.channels import ChannelStatistics, channel_statistics
 from onnxq.ir.layer import Layer
@@ -27,7 +28,6 @@ from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.passes.equalise import Group, equalise, find_groups, observed_ranks
 from onnxq.plan import LayerPlan, Plan
-from onnxq.quant.spec import FLOAT_BITS
 
 Array = NDArray[np.float32]
 
@@ -112,8 +112,13 @@ def relative_noise(
     power, scaled = rows(statistics.power), weight / rows(factors)
     step = float((factors * statistics.largest).max())
     step *= 0.0 if plan.activations == FLOAT_BITS else 1 / (2**plan.activations - 1)
-    weight_step = np.abs(scaled).max(axis=1, keepdims=True) / (2 ** (plan.weights - 1) - 1)
     of_inputs = np.square(scaled).sum(axis=1) * step**2 / 12
-    of_weights = np.square(weight_step) / 12 * (np.square(rows(factors)) * power).sum(axis=1, keepdims=True)
+    of_weights = weight_noise(scaled, (np.square(rows(factors)) * power)[..., 0], plan.weights)
     signal = (np.square(weight) * power).sum()
-    return float((of_inputs.sum() + of_weights.sum()) / max(float(signal), 1e-30))
+    return float((of_inputs.sum() + of_weights) / max(float(signal), 1e-30))
+
+
+def weight_noise(weight: Array, power: Array, bits: int) -> float:
+    """Output noise of rounding weights (G, K, N) whose inputs have so much power, (G, K); the formula above."""
+    step = np.abs(weight).max(axis=1) / (2 ** (bits - 1) - 1)
+    return float((np.square(step) / 12 * power.sum(axis=1, keepdims=True)).sum())

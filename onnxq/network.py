@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibrate import Calibration, Observation
 from onnxq.checkpoint import Checkpoint
-from onnxq.config import Config
+from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
@@ -21,9 +21,11 @@ from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import FLOAT_BITS, QuantParams, activation_spec
+from onnxq.quant.spec import QuantParams, activation_spec
+from onnxq.quant.table import TableSolution
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
+from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float32]
 
@@ -43,6 +45,7 @@ class NetworkSolution:
             in parallel mode, which does not run the quantised network, and after later changes.
         simulated: outputs of the simulated quantised network for the first batches, by name; empty likewise.
         remarks: what later changes came to.
+        tables: solutions by the name of the table's node.
     """
 
     layers: Mapping[str, LayerSolution]
@@ -51,6 +54,7 @@ class NetworkSolution:
     sqnr_db: Mapping[str, float | None]
     simulated: tuple[Mapping[str, NDArray[np.generic]], ...] = ()
     remarks: tuple[Remark, ...] = ()
+    tables: Mapping[str, TableSolution] = field(default_factory=dict)
 
 
 def solve_network(
@@ -70,6 +74,7 @@ def solve_network(
         moments=config.para_normalise and sequential,
         memory_limit=config.memory_limit,
         seed=config.seed,
+        mask=plan.mask,
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
@@ -92,6 +97,7 @@ def solve_network(
             samples=calibration.samples,
             sqnr_db=_sqnr(model, calibration, sequential),
             simulated=tuple(calibration.outputs(batch)[1] for batch in seen),
+            tables=walk.tables,
         )
 
 
@@ -106,11 +112,13 @@ class _Walk:
         self._order = {p.layer.name: i for i, p in enumerate(plan.layers)}
         self._grids: dict[tuple[str, int], QuantParams] = {}
         self._model = model
+        self._maker = {t.name: node.name for node in model.graph.nodes for t in node.outputs}
+        self.tables = _solve_tables(model, plan)
 
     def solve(self, stage: Stage, calibration: Calibration, tell: partial[None]) -> None:
         """Observe a stage, solve its layers, and let the quantised network pass it."""
-        made = {layer.activated for layer in stage.layers}
-        places = [q for q in self._plan.outputs if q.tensor in made]
+        nodes = set(stage.nodes)
+        places = [q for q in self._plan.outputs if self._maker[q.tensor] in nodes]
         own = [q.tensor for q in places if q.like in (None, q.tensor)]
         seen = calibration.observe(stage, own, tell)
         for layer in stage.layers:
@@ -133,8 +141,12 @@ class _Walk:
                 self.outputs[place.tensor] = known
 
     def _constants(self, stage: Stage) -> dict[tuple[str, str], Array]:
-        """Quantised weights and biases of a stage's layers, by the constant's and the layer's name."""
-        constants: dict[tuple[str, str], Array] = {}
+        """Quantised weights, biases and tables of a stage, by the constant's and the node's name."""
+        constants: dict[tuple[str, str], Array] = {
+            (p.table.weight, p.table.name): self.tables[p.table.name].dequantized()
+            for p in self._plan.tables
+            if p.table.name in stage.nodes
+        }
         for layer in stage.layers:
             solution = self.solutions[layer.name]
             constants[layer.weight, layer.name] = solution.dequantized(layer.channel_axis)
@@ -156,6 +168,7 @@ class _Walk:
             self._grid(layer, planned.activations, seen),
             (rows.x, rows.x_float, rows.y, rows.train),
             fit_input=readers == 1 and layer.input not in self.outputs,
+            block=planned.block,
         )
         solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
         self._checkpoint.save(solution)
@@ -169,6 +182,16 @@ class _Walk:
             return self.outputs[layer.input]
         known = self._grids.get((layer.input, bits))
         return known or activation_params(seen.histograms[layer.input], activation_spec(bits))
+
+
+def _solve_tables(model: Model, plan: Plan) -> dict[str, TableSolution]:
+    """Every table on its grids; Gathers that share a table and its bits share the solution."""
+    known: dict[tuple[str, int], TableSolution] = {}
+    for planned in plan.tables:
+        table, key = planned.table, (planned.table.weight, planned.bits)
+        if key not in known:
+            known[key] = solve_table(table.name, model.constant(table.weight), planned.bits, blocked=bool(table.rank))
+    return {p.table.name: known[p.table.weight, p.bits] for p in plan.tables}
 
 
 def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str, float | None]:

@@ -28,6 +28,7 @@ from onnxq.gate import pass_gate
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
+from onnxq.migration import migrated
 from onnxq.mixed import Attempt, account, carried_out, choose, measured_loss, remark, tables_for
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
@@ -139,9 +140,11 @@ def _run(
         if config.equalise:
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES))
             give_back_freed_memory()
-            plan = make_plan(
-                prepared, config, choice
-            )  # a weight that layers shared has a copy of another name for each
+            # A weight that layers shared has a copy of another name for each.
+            plan = make_plan(prepared, config, choice)
+            prepared = migrated(prepared, plan, feeds.first(RANGE_SAMPLES))
+            give_back_freed_memory()
+            plan = make_plan(prepared, config, choice)
     with clock.stage("solve"):
         mark = fingerprint(_identity(prepared, config, calibration, choice)) if folder else ""
         checkpoint = Checkpoint(folder, mark, resume=resume)
@@ -150,7 +153,7 @@ def _run(
         if config.tuning:
             network = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
     with clock.stage("emit"):
-        proto = emit(prepared, plan, network.layers, network.outputs, config)
+        proto = emit(prepared, plan, network.layers, network.outputs, config, network.tables)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
         checks = pass_gate(proto, gate, network.simulated[: len(gate)], network.sqnr_db)
@@ -324,6 +327,16 @@ def _float_size(model: str | Path | onnx.ModelProto) -> int:
     return model.ByteSize() if isinstance(model, onnx.ModelProto) else Path(model).stat().st_size
 
 
+def _beside_layers(plan: Plan) -> Iterator[Remark]:
+    """What is quantised besides the layers."""
+    if plan.products:
+        yield Remark("network", f"products of two activations with both operands at 8 bits: {len(plan.products)}")
+    for planned in plan.tables:
+        yield Remark(
+            planned.table.name, f"rows of its table of {planned.table.parameters} are stored at {planned.bits} bits"
+        )
+
+
 def _report(
     plan: Plan,
     config: Config,
@@ -359,7 +372,7 @@ def _report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
-        notes=network.remarks,
+        notes=(*_beside_layers(plan), *network.remarks),
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,

@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxq.candidate import FLOAT, Candidate
-from onnxq.config import Config
+from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.layer import Layer, find_layers
+from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.paths import carried_to, edge_layers, moved_into_subgraph, reaches_float_layer
+from onnxq.ir.product import Product, find_products
+from onnxq.ir.table import Table, find_tables
+
+FEW_ROWS = 2048
+"""Rows of a table that is treated as an edge layer: every sample meets each of them, and it takes little space."""
+
+SMALLEST_BLOCK = 16
+"""Least size of a block that onnxruntime has kernels for."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class LayerPlan:
         activations: 2 to 8, 16, or 32 for an input that stays in float.
         edge: it is a first or a last layer.
         integer_kernel: its output is quantised to 8 bits, so that the runtime computes it on integers.
+        block: inputs that share a scale of the weights; None for one scale a channel.
     """
 
     layer: Layer
@@ -30,6 +40,15 @@ class LayerPlan:
     activations: int
     edge: bool
     integer_kernel: bool
+    block: int | None = None
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """A table and its bits, 4 or 8."""
+
+    table: Table
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -48,11 +67,23 @@ class Quantiser:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every layer's bits, the extra 8-bit quantisers on layer outputs, and what stays float."""
+    """What is quantised, and how.
+
+    Attributes:
+        layers: every layer's bits.
+        outputs: 8-bit quantisers on layer outputs and on the operands of products.
+        remarks: what stays float, and why.
+        products: products of two activations whose operands are quantised.
+        tables: tables whose rows are stored as integers.
+        mask: the input that tells padding from tokens; None where there is none.
+    """
 
     layers: tuple[LayerPlan, ...]
     outputs: tuple[Quantiser, ...]
     remarks: tuple[Remark, ...]
+    products: tuple[Product, ...] = ()
+    tables: tuple[TablePlan, ...] = ()
+    mask: str | None = None
 
 
 def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | None = None) -> Plan:
@@ -87,8 +118,31 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
             remarks += (Remark(layer.name, "left in float by the allocation"),)
             continue
         integer = layer.op == "Conv" and bits.activations == 8 and config.integer_weights(bits.weights)
-        planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer))
-    return Plan(tuple(planned), _outputs(model, planned), model.remarks + remarks)
+        block = _block(layer, bits, config)
+        planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer, block))
+    products = find_products(model) if max(config.attention, config.activations) <= 8 else ()
+    outputs = (*_outputs(model, planned), *(Quantiser(t, None) for p in products for t in (p.left, p.right)))
+    names = {p.name for p in products}
+    remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
+    return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model))
+
+
+def _block(layer: Layer, bits: Candidate, config: Config) -> int | None:
+    """Inputs of a matrix that share a scale: as configured, or less where that does not divide them."""
+    if layer.window is not None or config.block is None or not config.blocked(bits.weights, bits.activations):
+        return None
+    inputs = layer.parameters // layer.channels
+    sizes = (config.block >> shift for shift in range(5))
+    return next((size for size in sizes if size >= SMALLEST_BLOCK and inputs % size == 0), None)
+
+
+def _tables(model: Model, config: Config) -> tuple[TablePlan, ...]:
+    def bits(table: Table) -> int:
+        edge = table.shape[0] <= FEW_ROWS and config.edge_bits != "same"
+        return max(config.table_bits, 8) if edge else config.table_bits
+
+    planned = (TablePlan(table, bits(table)) for table in find_tables(model))
+    return tuple(p for p in planned if p.bits != FLOAT_BITS)
 
 
 def uniform_bits(config: Config, *, edge: bool) -> Candidate:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnxq.calibrate import Calibration, Observation
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.choices import Choices
-from onnxq.config import Config
+from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Chain, Quantised, make_step, passed
 from onnxq.ir.layer import Layer, find_layers
@@ -34,7 +34,7 @@ from onnxq.plan import make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import FLOAT_BITS, QuantParams, activation_spec
+from onnxq.quant.spec import QuantParams, activation_spec
 from onnxq.solve.layer import make_problem, solve_layer
 from onnxq.tables import SensitivityTable, as_matrix
 

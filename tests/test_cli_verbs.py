@@ -65,10 +65,14 @@ def test_inspect_says_why_a_node_stays_in_float(place: Path) -> None:
           z = MatMul (a, b) }"""),
         "products.onnx",
     )
-    found = json.loads(run("inspect", "products.onnx", "--json").stdout)
+    found = json.loads(run("inspect", "products.onnx", "--attention", "32", "--json").stdout)
     assert len(found["layers"]) == 1
     assert [remark["reason"] for remark in found["left_in_float"]] == ["product of two activations: left in float"]
-    assert "product of two activations" in run("inspect", "products.onnx").stdout
+    assert found["products"] == []
+    assert "product of two activations" in run("inspect", "products.onnx", "--attention", "32").stdout
+    quantised = json.loads(run("inspect", "products.onnx", "--json").stdout)
+    assert not quantised["left_in_float"]
+    assert quantised["products"] == ["MatMul_2"]
 
 
 def test_inspect_refuses_a_model_without_layers(place: Path) -> None:

@@ -71,6 +71,24 @@ FIELDS = {
         "auto is int4.",
         metavar="auto|int4|int8",
     ),
+    "attention": _field(
+        "attention",
+        "Bits of the operands of products of two activations: 8, or 32 to leave them in float.",
+        type=int,
+        metavar="BITS",
+    ),
+    "embeddings": _field(
+        "embeddings",
+        "Bits of tables that rows are looked up in: 4, 8, or 32 to leave them in float; same follows the weights.",
+        callback=_bits,
+        metavar="BITS|same",
+    ),
+    "block": _field(
+        "block",
+        "Inputs that share a scale of weights of 4 bits and less beside float activations.",
+        type=int,
+        metavar="N",
+    ),
     "samples": _field("samples", "Calibration samples to use at most.", type=int, metavar="N"),
     "memory_limit": _field(
         "memory_limit", "Memory that calibration and solving may take, roughly, such as 4GiB.", metavar="SIZE"

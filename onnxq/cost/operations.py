@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.candidate import Candidate
+from onnxq.config import FLOAT_BITS
 from onnxq.errors import ConfigError
-from onnxq.quant.spec import FLOAT_BITS
 
 BUNDLED = "energy_45nm.toml"
 

@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 
 from onnxq.candidate import FLOAT, Candidate
-from onnxq.config import Config
+from onnxq.config import FLOAT_BITS, Config
 from onnxq.emit.qdq import emit
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.plan import Plan, make_plan
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import FLOAT_BITS, QuantParams, activation_spec, weight_spec
+from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
 
 REACH = np.float32(6.0)
 """Range of every activation: that of a ReLU6, so that values neither vanish nor overflow."""

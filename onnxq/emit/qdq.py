@@ -27,13 +27,17 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxq.config import Config
+from onnxq.emit.half import narrow_constants
+from onnxq.emit.tables import emit_tables
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.order import sort_nodes, subgraphs
 from onnxq.ir.save import to_proto
+from onnxq.ir.table import Table
 from onnxq.plan import LayerPlan, Plan
 from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale, free_bias_scale
 from onnxq.quant.spec import QuantParams
+from onnxq.quant.table import TableSolution
 
 
 def emit(
@@ -42,6 +46,7 @@ def emit(
     solutions: Mapping[str, LayerSolution],
     outputs: Mapping[str, QuantParams],
     config: Config,
+    tables: Mapping[str, TableSolution] | None = None,
 ) -> onnx.ModelProto:
     """The quantised model.
 
@@ -51,6 +56,7 @@ def emit(
         solutions: by layer name.
         outputs: 8-bit grids of the tensors in ``plan.outputs``, by name.
         config: the container of small weights.
+        tables: solutions of ``plan.tables`` by the name of their nodes.
     """
     writer = _Writer(to_proto(model))
     for name, params in outputs.items():
@@ -60,9 +66,16 @@ def emit(
         packed = solution.weight.spec.bits <= 4 and config.container != "int8"
         if solution.input is not None and layer.input not in outputs:
             writer.quantise_input(layer, solution.input)
-        writer.quantise_weight(layer, solution, packed)
+        if solution.weight.scale.ndim == 2:
+            writer.quantise_blocks(layer, solution)
+        else:
+            writer.quantise_weight(layer, solution, packed)
         writer.write_bias(layer_plan, solution)
-    return writer.finish()
+    writer.replace_tables([p.table for p in plan.tables], tables or {})
+    proto = writer.finish()
+    if model.header.half:
+        narrow_constants(proto)
+    return proto
 
 
 class _Writer:
@@ -112,6 +125,24 @@ class _Writer:
         zeros = np.zeros(scale.shape, stored.dtype)
         base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
         self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis)
+
+    def quantise_blocks(self, layer: Layer, solution: LayerSolution) -> None:
+        """Store 4-bit integers with their blocks' scales, inputs first: the form that MatMulNBits takes."""
+        integers, scale = solution.integers.astype(ml_dtypes.int4), solution.weight.scale
+        node = self._nodes[layer.name]
+        if layer.transposed:
+            integers, scale = np.ascontiguousarray(integers.T), np.ascontiguousarray(scale.T)
+            kept = [a for a in node.attribute if a.name != "transB"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
+        block = len(integers) // len(scale)
+        names = [self._constant(f"{base}/quantized", integers), self._constant(f"{base}/scale", scale)]
+        node.input[1] = self._node("DequantizeLinear", names, f"{base}/dequantized", axis=0, block_size=block)
+
+    def replace_tables(self, tables: Sequence[Table], solutions: Mapping[str, TableSolution]) -> None:
+        """Look rows up as integers; see :mod:`onnxq.emit.tables`."""
+        emit_tables(self._proto, tables, solutions)
 
     def _apart(self, layer: Layer, stored: NDArray[Any]) -> tuple[NDArray[Any], int]:
         """The weights in a form that is not taken for MatMulNBits, which would round the input to 8 bits; its axis."""
@@ -181,11 +212,9 @@ class _Writer:
         ]
         return self._node("DequantizeLinear", names, f"{base}/dequantized", axis=axis)
 
-    def _node(
-        self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, axis: int | None = None
-    ) -> str:
+    def _node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
         made = output if fixed else self._fresh(output)
-        node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), axis=axis)
+        node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), **attributes)
         self._graph.node.append(node)
         return made
 

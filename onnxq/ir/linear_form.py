@@ -79,11 +79,31 @@ class Positions:
     place: NDArray[np.int64]
 
 
-def draw_positions(layer: Layer, output_shape: tuple[int, ...], count: int, rng: np.random.Generator) -> Positions:
-    """Draw ``count`` different output positions, in order; all of them when there are no more."""
-    axes = output_shape[:1] + (output_shape[2:] if layer.window else output_shape[1:-1])
-    total = int(np.prod(axes))
-    flat = np.arange(total) if count >= total else np.sort(rng.choice(total, size=count, replace=False))
+def position_axes(layer: Layer, output_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of an output's axes without its channels."""
+    return output_shape[:1] + (output_shape[2:] if layer.window else output_shape[1:-1])
+
+
+def draw_positions(
+    layer: Layer,
+    output_shape: tuple[int, ...],
+    count: int,
+    rng: np.random.Generator,
+    allowed: NDArray[np.bool_] | None = None,
+) -> Positions:
+    """Draw ``count`` different output positions, in order; all of them when there are no more.
+
+    Args:
+        layer: whose output.
+        output_shape: of that output.
+        count: how many.
+        rng: draws.
+        allowed: positions to draw from, in the shape of :func:`position_axes`; all when None.
+    """
+    axes = position_axes(layer, output_shape)
+    among = np.arange(int(np.prod(axes))) if allowed is None else np.flatnonzero(allowed)
+    total = len(among)
+    flat = among if count >= total else among[np.sort(rng.choice(total, size=count, replace=False))]
     index = np.stack(np.unravel_index(flat, axes), axis=-1) if axes else np.zeros((1, 0), np.int64)
     return Positions(sample=index[:, 0], place=index[:, 1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -46,7 +47,7 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
     _check(proto, name)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
-    widen_half_floats(proto)
+    half = widen_half_floats(proto)
     _name_nodes(proto.graph)
     defaults_hold = proto.ir_version < OVERRIDABLE_IR
     proto = _raise_opset(proto, minimum_opset, name)
@@ -55,7 +56,7 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
     graph = gs.import_onnx(proto)
     if not defaults_hold:
         _restore_overridable(graph, proto.graph)
-    return Model(graph=graph, header=_header(proto))
+    return Model(graph=graph, header=replace(_header(proto), half=half))
 
 
 def _restore_overridable(graph: gs.Graph, source: onnx.GraphProto) -> None:

@@ -23,6 +23,7 @@ class Header:
         model_version: the author's version number of the model.
         metadata: the model's metadata properties, in their order.
         node_metadata: the metadata properties of each node, by node name.
+        half: the model came in half precision.
     """
 
     ir_version: int
@@ -33,6 +34,7 @@ class Header:
     doc_string: str = ""
     metadata: Properties = ()
     node_metadata: Mapping[str, Properties] = field(default_factory=dict)
+    half: bool = False
 
 
 @dataclass(frozen=True)

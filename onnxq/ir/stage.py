@@ -117,8 +117,8 @@ def stage_model(
         stage: which part of it.
         outputs: names of the tensors it gives back.
         types: element types of the tensors it reads.
-        constants: values to put in place of constants (quantised weights and biases) for one layer, by
-            the constant's and the layer's name.
+        constants: values to put in place of constants (quantised weights, biases and tables) for one node, by
+            the constant's and the layer's or node's name.
         quantisers: tensors to quantise to 8 bits where they are made.
     """
     wanted = set(stage.nodes)
@@ -139,6 +139,9 @@ def stage_model(
             inputs[node.input[0]] = np.dtype(np.float32)
     for layer in stage.layers:
         _replace_constants(proto.graph, layer, constants)
+    for node in proto.graph.node:
+        if node.name not in layer_of:
+            _replace(proto.graph, node, node.name, constants)
     for name, params in quantisers.items():
         _quantise(proto.graph, name, params)
     proto.graph.input.extend(
@@ -157,10 +160,16 @@ def _replace_constants(
     for node in graph.node:
         if node.name != layer.name and layer.output not in node.output:
             continue
-        for i, name in enumerate(node.input):
-            if (name, layer.name) in constants:
-                node.input[i] = QUANTISED_INPUT.format(name, layer.name)
-                graph.initializer.append(numpy_helper.from_array(constants[name, layer.name], node.input[i]))
+        _replace(graph, node, layer.name, constants)
+
+
+def _replace(
+    graph: onnx.GraphProto, node: onnx.NodeProto, owner: str, constants: Mapping[tuple[str, str], NDArray[np.float32]]
+) -> None:
+    for i, name in enumerate(node.input):
+        if (name, owner) in constants:
+            node.input[i] = QUANTISED_INPUT.format(name, owner)
+            graph.initializer.append(numpy_helper.from_array(constants[name, owner], node.input[i]))
 
 
 def _quantise(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:

@@ -11,6 +11,7 @@ from onnxq.passes.fold_batchnorm import fold_batchnorm
 from onnxq.passes.fold_pad import fold_pad
 from onnxq.passes.lift_constants import lift_constants
 from onnxq.passes.matmul_to_gemm import matmul_to_gemm
+from onnxq.passes.own_operands import own_operands
 from onnxq.passes.plain_gemm import plain_gemm
 
 # Each needs those before it: a BatchNormalization is found behind its layer only when no Identity stands
@@ -26,6 +27,7 @@ PASSES = (
     fold_batchnorm,
     explicit_bias,
     drop_unused,
+    own_operands,
 )
 
 

@@ -23,7 +23,8 @@ class LayerSolution:
     Attributes:
         layer: name of its node.
         integers: weights on the grid in the stored weight's shape, int16.
-        weight: grid of the weights, one scale for each entry of the weight's channel axis.
+        weight: grid of the weights, one scale for each entry of the weight's channel axis, or for each block of
+            inputs as well.
         bias: float32, (channels,), on the grid the runtime will use; None for a layer without one.
         input: grid of the input; None when it stays in float.
         loss_nearest: relative output error of nearest rounding on the hold-out.
@@ -44,8 +45,13 @@ class LayerSolution:
 
     def dequantized(self, axis: int) -> NDArray[np.float32]:
         """The real weights that the integers stand for, in the stored shape."""
+        scale = self.weight.scale
+        if scale.ndim == 2:
+            inputs = 1 - axis
+            scale = np.repeat(scale, self.integers.shape[inputs] // scale.shape[inputs], axis=inputs)
+            return self.integers.astype(np.float32) * scale
         shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]
-        return self.integers.astype(np.float32) * self.weight.scale.reshape(shape)
+        return self.integers.astype(np.float32) * scale.reshape(shape)
 
 
 def bias_scale(

@@ -8,15 +8,13 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-FLOAT_BITS = 32
-"""Bits of a tensor that is left in floating point."""
-
 
 class Granularity(Enum):
     """How many scales a tensor has."""
 
     PER_TENSOR = "one scale for the whole tensor"
     PER_CHANNEL = "one scale for each output channel"
+    PER_BLOCK = "one scale for so many inputs of each output channel"
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,8 @@ class QuantParams:
 
     Attributes:
         spec: the grid.
-        scale: positive, float32; () per tensor, (channels,) per channel.
+        scale: positive, float32; () per tensor, (channels,) per channel; per block a matrix in the layout of
+            the stored weight, with one entry where that has a block of inputs.
         zero_point: the integer that stands for 0.
     """
 

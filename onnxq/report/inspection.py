@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import onnx
@@ -58,6 +59,8 @@ class Inspection:
         inputs, outputs: of the model.
         layers: in graph order.
         left_in_float: what will not be quantised or not be rewritten, and why.
+        products: names of the products of two activations whose operands get 8 bits.
+        tables: bits of the tables that rows are looked up in, by node name.
     """
 
     opset: int
@@ -65,6 +68,8 @@ class Inspection:
     outputs: tuple[TensorInfo, ...]
     layers: tuple[LayerFacts, ...]
     left_in_float: tuple[Remark, ...]
+    products: tuple[str, ...] = ()
+    tables: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -85,6 +90,8 @@ class Inspection:
             "outputs": {o.name: {"dtype": o.dtype.name, "shape": o.shape} for o in self.outputs},
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
             "left_in_float": [dataclasses.asdict(remark) for remark in self.left_in_float],
+            "products": list(self.products),
+            "tables": dict(self.tables),
             "parameters": self.parameters,
             "macs": self.macs,
         }
@@ -111,7 +118,9 @@ def describe(model: Model, plan: Plan) -> Inspection:
                 edge=planned.edge,
             )
         )
-    return Inspection(model.opset, model.inputs, model.outputs, tuple(layers), plan.remarks)
+    products = tuple(p.name for p in plan.products)
+    tables = {p.table.name: p.bits for p in plan.tables}
+    return Inspection(model.opset, model.inputs, model.outputs, tuple(layers), plan.remarks, products, tables)
 
 
 def _samples(model: Model) -> int:

@@ -70,6 +70,7 @@ def show_inspection(console: Console, inspection: Inspection, *, title: str) -> 
                 "Inputs": printable("; ".join(i.describe() for i in inspection.inputs)),
                 "Outputs": printable("; ".join(o.describe() for o in inspection.outputs)),
                 "Layers": f"{len(inspection.layers)} with {inspection.parameters:,} weights",
+                "Besides": f"{len(inspection.products)} products of two activations, {len(inspection.tables)} tables",
                 "Work": "not known: sizes are open" if work is None else f"{work:,} multiplications a sample",
             }
         )

@@ -14,6 +14,7 @@ from onnxq.ir.linear_form import multiplied_in_pairs, scales_are_shared, stored_
 from onnxq.quant.saturation import without_saturation
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import QuantParams, weight_spec
+from onnxq.solve.blocked import solve_blocked
 from onnxq.solve.problem import Array, LayerProblem, Solution
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
 
@@ -26,6 +27,7 @@ def make_problem(
     grid: QuantParams | None,
     rows: tuple[Array, Array, Array, NDArray[np.bool_]],
     fit_input: bool,
+    block: int | None = None,
 ) -> LayerProblem:
     """A layer and its rows (x, x_float, y, train) in the solver's form.
 
@@ -37,6 +39,7 @@ def make_problem(
         grid: of the input; None to leave it in float.
         rows: as :class:`onnxq.calibrate.Rows` holds them.
         fit_input: the input's grid may be fitted.
+        block: inputs that share a scale of a channel; None where all do.
     """
     x, x_float, y, train = rows
     matrix = weight_matrix(layer, weight)
@@ -56,11 +59,14 @@ def make_problem(
         fit_input=fit_input,
         fit_bias=bias is not None or layer.op != "MatMul",
         pairs=multiplied_in_pairs(layer) if bits == 8 and grid is not None and grid.spec.bits == 8 else None,
+        block=block,
     )
 
 
 def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) -> LayerSolution:
     """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored."""
+    if problem.block is not None:
+        return solve_blocked(layer, problem, second_order=config.second_order)
     began = time.perf_counter()
     problem = fitted_input(problem)
     plain = nearest(problem)

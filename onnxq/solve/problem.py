@@ -36,6 +36,7 @@ class LayerProblem:
         fit_bias: the layer can hold a bias.
         pairs: inputs that an integer kernel multiplies together and may saturate on, (P, 2), indices along K;
             None where none can.
+        block: inputs that share a scale of a channel; None where all do.
     """
 
     x: Array
@@ -52,6 +53,7 @@ class LayerProblem:
     fit_input: bool
     fit_bias: bool
     pairs: Pairs | None = None
+    block: int | None = None
 
     @property
     def held(self) -> NDArray[np.bool_]:

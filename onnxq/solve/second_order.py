@@ -114,7 +114,7 @@ def propagate_rounding(factor: Factor, target: Double, scale: Array, qmin: int, 
     Args:
         factor: of the Hessian.
         target: real weights, (G, K, N).
-        scale: (G, N).
+        scale: (G, N), or (G, K, N) where the columns of a channel differ.
         qmin: lowest integer.
         qmax: highest integer.
 
@@ -122,16 +122,19 @@ def propagate_rounding(factor: Factor, target: Double, scale: Array, qmin: int, 
         Integers, (G, K, N), float32.
     """
     order, upper = factor.order[:, :, None], factor.upper
-    wanted = (np.take_along_axis(target, order, 1) / scale[:, None]).astype(np.float32)
+    scales = scale[:, None] if scale.ndim == 2 else np.take_along_axis(scale, order, 1)
+    wanted = (np.take_along_axis(target, order, 1) / scales).astype(np.float32)
+    # Errors are counted in steps; where the steps of a channel differ, in real units.
+    units = np.broadcast_to(np.float32(1) if scale.ndim == 2 else scales.astype(np.float32), wanted.shape)
     integers, error = np.empty_like(wanted), np.zeros_like(wanted)
     for stop in range(wanted.shape[1], 0, -BLOCK):
         start = max(stop - BLOCK, 0)
         pushed = np.matmul(upper[:, start:stop, stop:], error[:, stop:])
         for k in range(stop - 1, start - 1, -1):
             inner = np.matmul(upper[:, k : k + 1, k + 1 : stop], error[:, k + 1 : stop])[:, 0]
-            push = (pushed[:, k - start] + inner) / upper[:, k, k, None]
+            push = (pushed[:, k - start] + inner) / upper[:, k, k, None] / units[:, k]
             integers[:, k] = (wanted[:, k] + push).round().clip(qmin, qmax)
-            error[:, k] = wanted[:, k] - integers[:, k]
+            error[:, k] = (wanted[:, k] - integers[:, k]) * units[:, k]
     result = np.empty_like(integers)
     np.put_along_axis(result, np.broadcast_to(order, integers.shape), integers, 1)
     return result

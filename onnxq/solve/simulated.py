@@ -62,7 +62,7 @@ class Unknowns(NamedTuple):
 
     Attributes:
         bias: in standard deviations of the channel's output, (channels,) by layer.
-        weight: logarithm of the weight's scales relative to their start, (columns,) by layer.
+        weight: logarithm of the weight's scales relative to their start, in the scales' shape, by layer.
         integers: in steps beside the integers of the start, in the stored shape, by layer below 8 bits.
         input: logarithm of the input grid's scale relative to its start, () by grid.
     """
@@ -151,7 +151,7 @@ class Network:
         """The unknowns of these solutions."""
         return Unknowns(
             bias={name: jnp.zeros_like(unit) for name, unit in self._units.items()},
-            weight={name: jnp.zeros(len(s.weight.scale)) for name, s in solutions.items()},
+            weight={name: jnp.zeros(s.weight.scale.shape) for name, s in solutions.items()},
             integers={n: jnp.zeros(s.integers.shape) for n, s in solutions.items() if s.weight.spec.bits < 8},
             input={grid: jnp.zeros(()) for grid in self._grids.values()},
         )
@@ -231,7 +231,10 @@ class Network:
 
 
 def _along(layer: Layer, columns: jax.Array) -> jax.Array:
-    """One number a channel, in a shape that multiplies the stored weight."""
+    """One number a channel, or a block of inputs of a channel, in a shape that multiplies the stored weight."""
+    if columns.ndim == 2:
+        inputs = 1 - layer.channel_axis
+        return jnp.repeat(columns, layer.weight_shape[inputs] // columns.shape[inputs], axis=inputs)
     return columns.reshape([-1 if axis == layer.channel_axis else 1 for axis in range(len(layer.weight_shape))])
 
 

@@ -1,0 +1,119 @@
+"""How far to migrate range from activations into weights: the balance of their noises, measured on tokens.
+
+With s_c = m_c^t, m_c the range of channel c, the noise that a layer's quantised input brings is measured on rows
+of real tokens, on the grid of least squared error that these would get; that of its weights is estimated from
+the step their largest entries ask for (see :mod:`onnxq.equalisation`). The strength t of least sum is taken,
+relative to the layers' signal. A division that no normalisation takes in costs a multiplication at inference,
+so it has to gain more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.config import FLOAT_BITS
+from onnxq.data import Feed
+from onnxq.equalisation import weight_noise
+from onnxq.execute.rows import rows_of_tensors
+from onnxq.ir.linear_form import weight_matrix
+from onnxq.ir.model import Model
+from onnxq.ir.save import to_proto
+from onnxq.passes.migrate import Site, find_sites, migrate
+from onnxq.plan import LayerPlan, Plan
+from onnxq.quant.affine import dequantize, quantize
+
+Array = NDArray[np.float32]
+
+STRENGTHS = (0.0, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
+
+LARGEST_FACTOR = 64.0
+"""Most that one channel's factor differs from the median one: nearly dead channels are known too poorly."""
+
+ENOUGH_GAIN = {True: 0.98, False: 0.8}
+"""Noise left, as a fraction, from which on a migration is worth it: with the division taken in, and without."""
+
+CLIP_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.55, 0.4)
+"""Ranges of the trial grids, as fractions of the rows' range."""
+
+ROWS = 512
+"""Tokens on which noise is measured."""
+
+
+def migrated(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
+    """The same function with ranges moved from the inputs of matrices into their weights, where that pays.
+
+    Args:
+        model: prepared; not changed.
+        plan: the layers and their bits.
+        feeds: a few samples.
+    """
+    planned = {p.layer.name: p for p in plan.layers}
+    sites = [
+        site
+        for site in find_sites(model, [p.layer for p in plan.layers])
+        if all(planned[la.name].activations <= 8 for la in site.readers)
+        and (plan.products or site.readers[0].op == "MatMul")  # a convolutional network's head has been equalised
+    ]
+    if not sites:
+        return model
+    rows = rows_of_tensors(to_proto(model), [s.tensor for s in sites], feeds, plan.mask, ROWS)
+    chosen, factors = [], []
+    for site in sites:
+        found = best_factors(model, site, rows[site.tensor], planned)
+        if found is not None:
+            chosen.append(site)
+            factors.append(found)
+    return migrate(model, chosen, factors) if chosen else model
+
+
+def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, LayerPlan]) -> Array | None:
+    """The factors of a site at the strength of least noise, (channels,); None where it gains too little.
+
+    Args:
+        model: for the weights.
+        site: which tensor.
+        rows: tokens of it, (R, channels).
+        planned: bits by layer name.
+    """
+    weights = [weight_matrix(layer, model.constant(layer.weight))[0] for layer in site.readers]
+    power = np.square(rows).mean(axis=0)
+    signals = [max(float(power @ np.square(w).sum(axis=1)), 1e-30) for w in weights]
+
+    def noise(factor: Array) -> float:
+        total = 0.0
+        for layer, weight, signal in zip(site.readers, weights, signals, strict=True):
+            plan = planned[layer.name]
+            scaled = weight * factor[:, None]
+            gap = _rounding_error(rows / factor, plan.activations) @ scaled
+            of_inputs = float(np.square(gap).mean(axis=0, dtype=np.float64).sum())
+            total += (of_inputs + weight_noise(scaled[None], (power / factor**2)[None], plan.weights)) / signal
+        return total
+
+    candidates = [channel_factors(rows, strength) for strength in STRENGTHS]
+    noises = [noise(candidate) for candidate in candidates]
+    best = int(np.argmin(noises))
+    return candidates[best] if noises[best] < ENOUGH_GAIN[site.absorbed] * noises[0] else None
+
+
+def channel_factors(rows: Array, strength: float) -> Array:
+    """What to divide each channel by, (channels,); their median is 1."""
+    reach = np.abs(rows).max(axis=0)
+    typical = max(float(np.median(reach)), 1e-30)
+    factors = np.maximum(reach / typical, 1 / LARGEST_FACTOR) ** strength
+    return np.asarray(factors, np.float32)
+
+
+def _rounding_error(rows: Array, bits: int) -> Array:
+    """What rounding adds to rows on the best of a few grids."""
+    if bits == FLOAT_BITS:
+        return np.zeros_like(rows)
+    low, high, steps = float(rows.min()), float(rows.max()), 2**bits - 1
+    gaps = []
+    for ratio in CLIP_RATIOS:
+        scale = np.float32(max(ratio * (high - low) / steps, 1e-30))
+        zero = np.rint(-low * ratio / scale).clip(0, steps)
+        gaps.append(dequantize(quantize(rows, scale, np.float32(zero), 0, steps), scale, np.float32(zero)) - rows)
+    return min(gaps, key=lambda gap: float(np.square(gap).mean()))
