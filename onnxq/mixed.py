@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.allocation import BitAllocation
 from onnxq.budget import Budget, parse_budgets
+from onnxq.calibrate import HOLD_OUT
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.choices import find_agreements, make_choices
 from onnxq.config import Config
@@ -30,6 +31,7 @@ from onnxq.output_loss import OutputLoss
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
 from onnxq.sensitivity import Reference, measure_sensitivities
+from onnxq.stream import samples_in
 from onnxq.tables import AllocationProblem, SensitivityTable
 from onnxq.tabulate import Measuring, one_run, tabulate
 
@@ -37,6 +39,9 @@ Result = TypeVar("Result")
 
 ROUNDS = 3
 """Times at most that sensitivities are measured again around a network that does not lose what was predicted."""
+
+FEWEST_HELD = 8
+"""Samples held out from fitting below which a loss is measured on all."""
 
 SIZE_ROUNDS = 5
 """Times at most that an allocation whose file is too large is made again."""
@@ -53,8 +58,9 @@ class Attempt(Generic[Result]):
         allocation: the bits, with their predicted loss.
         model: prepared and equalised for these bits.
         quantised: its solutions.
-        loss: measured on the samples that the prediction was made from.
+        loss: measured on samples that the solvers did not fit, where there are enough.
         result: whatever else came of it.
+        error: standard error of the measured loss.
     """
 
     allocation: BitAllocation
@@ -62,11 +68,12 @@ class Attempt(Generic[Result]):
     quantised: Quantised
     loss: float
     result: Result
+    error: float = 0.0
 
     @property
     def as_predicted(self) -> bool:
         """Whether predicted and measured loss agree within the factor, or the noise of the prediction."""
-        predicted, noise = self.allocation.loss, 2 * self.allocation.loss_error
+        predicted, noise = self.allocation.loss, 2 * math.hypot(self.allocation.loss_error, self.error)
         within = self.loss <= FACTOR * max(predicted, 0.0) and predicted <= FACTOR * max(self.loss, 0.0)
         return within or abs(self.loss - predicted) <= noise
 
@@ -165,8 +172,30 @@ def carried_out(
     return best, tuple((a.allocation.loss, a.loss) for a in attempts)
 
 
-def measured_loss(model: Model, proto: onnx.ModelProto, feeds: Sequence[Feed], metric: str | None) -> float:
-    """Mean loss of an emitted model on samples, as the sensitivities take it.
+def held_out(model: Model, feeds: Iterable[Feed], otherwise: Sequence[Feed]) -> Sequence[Feed]:
+    """The samples that the solvers keep back from fitting, on which a measured loss is not flattered.
+
+    Args:
+        model: prepared.
+        feeds: all batches of samples, in their order.
+        otherwise: what to take where they are too few, or the model insists on whole batches.
+    """
+    if any(not i.shape or i.shape[0] is not None for i in model.inputs):
+        return otherwise
+    found, start = [], 0
+    for feed in feeds:
+        count = samples_in(feed)
+        kept = np.arange(start, start + count) % HOLD_OUT == HOLD_OUT - 1
+        if kept.any():
+            found.append({name: np.asarray(value)[kept] for name, value in feed.items()})
+        start += count
+    return found if start >= HOLD_OUT * FEWEST_HELD else otherwise
+
+
+def measured_loss(
+    model: Model, proto: onnx.ModelProto, feeds: Sequence[Feed], metric: str | None
+) -> tuple[float, float]:
+    """Mean loss of an emitted model on samples, as the sensitivities take it, and its standard error.
 
     Args:
         model: the prepared float model.
@@ -179,7 +208,8 @@ def measured_loss(model: Model, proto: onnx.ModelProto, feeds: Sequence[Feed], m
     loss = OutputLoss([exact.run(feed, names) for feed in feeds], metric)
     quantised = Session(proto, "the quantised model")
     parts: list[NDArray[np.float64]] = [loss.of(i, quantised.run(feed, names)) for i, feed in enumerate(feeds)]
-    return float(np.concatenate(parts).mean())
+    each = np.concatenate(parts)
+    return float(each.mean()), float(each.std() / math.sqrt(len(each)))
 
 
 def account(best: Attempt[Any], rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:

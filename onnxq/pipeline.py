@@ -29,7 +29,7 @@ from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
 from onnxq.migration import migrated
-from onnxq.mixed import Attempt, account, carried_out, choose, measured_loss, remark, tables_for
+from onnxq.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
@@ -216,15 +216,16 @@ def _mixed(
                 options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
                 problem = tables_for(prepared, feeds, config, options, progress, float_bytes=_float_size(model))
                 allocation = choose(prepared, problem, feeds, config)
-        rounds = count(1)
+        rounds, judged = count(1), held_out(prepared, kept, feeds)
 
         def solve(found: BitAllocation) -> Attempt[Result]:
             place = folder and folder / f"round-{next(rounds)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
             run = _run(model, data, config, found.choice, progress, place, resume)
             metric = problem.sensitivity.metric if problem else None
-            loss = measured_loss(prepared, run.result.model, feeds, metric)
-            return Attempt(found, run.model, Quantised(run.network.layers, run.network.outputs), loss, run.result)
+            loss, error = measured_loss(prepared, run.result.model, judged, metric)
+            quantised = Quantised(run.network.layers, run.network.outputs)
+            return Attempt(found, run.model, quantised, loss, run.result, error)
 
         best, tried = carried_out(prepared, allocation, problem, feeds, config, solve, progress)
     report = best.result.report
