@@ -32,6 +32,9 @@ from onnxq.quant.spec import QuantParams
 Array = NDArray[np.float32]
 Progress = Callable[[int], None]
 
+TIDY_EVERY = 8
+"""Batches after which freed memory is returned to the system."""
+
 HOLD_OUT = 8
 """Every eighth sample is kept back from fitting; every eighth row where there are fewer samples."""
 
@@ -170,6 +173,7 @@ class Calibration:
             keep = keep if batch else self._float.worth_keeping(ahead, self.batches)
             if keep:
                 self._float.keep(batch, ahead)
+            _tidy(batch)
             progress(1)
         if keep:
             self._float.move(stage, ahead, self.batches)
@@ -204,6 +208,7 @@ class Calibration:
             for layer in stage.layers:
                 y = made[layer.output]
                 found[layer.name] = channel_moments(y, layer.output_axis, found.get(layer.name))
+            _tidy(batch)
             progress(1)
         return found
 
@@ -239,6 +244,7 @@ class Calibration:
                 progress(self.batches)
                 return
             self._quantised.keep(batch, ahead)
+            _tidy(batch)
             progress(1)
         self._quantised.move(stage, ahead, self.batches)
 
@@ -304,6 +310,12 @@ class Observation:
     rows: Mapping[str, Rows]
     histograms: Mapping[str, Histogram]
     moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
+
+
+def _tidy(batch: int) -> None:
+    """Return freed tensors now and then: over a long set of large feature maps they pile up."""
+    if batch % TIDY_EVERY == TIDY_EVERY - 1:
+        give_back_freed_memory()
 
 
 def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:

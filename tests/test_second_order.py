@@ -16,6 +16,7 @@ from onnxq.solve.second_order import (
     factorise,
     fitted_scale,
     least_squares_target,
+    missing,
     moments,
     propagate_rounding,
 )
@@ -66,7 +67,7 @@ def test_error_propagation_stays_on_the_grid_and_below_its_bound(seed: int, inpu
     found = propagate_rounding(factorise(h), target, scale, spec.qmin, spec.qmax)
     np.testing.assert_array_equal(found, np.round(found).clip(spec.qmin, spec.qmax))
     wide = propagate_rounding(factorise(h), target, scale, -(2**20), 2**20)
-    diagonal = np.square(factorise(h).upper[0].diagonal()).sum()
+    diagonal = np.square(factorise(h).lower[0].diagonal()).sum()
     # Without clipping the nearest-plane algorithm leaves at most half a step times R's diagonal in each column.
     assert (objective(h, target, scale, wide) <= 0.2505 * scale**2 * diagonal).all()
 
@@ -123,7 +124,7 @@ def test_the_least_squares_target_solves_the_ridge_regression_towards_the_float_
     y = np.matmul(x, w) + 0.3 * normal(3, 2, rows, 3)
     m = moments(x, y)
     h = damped(m.xx, 0.03)
-    found = least_squares_target(m, h, w)
+    found = least_squares_target(factorise(h), missing(m, w), w)
     for g in range(2):
         ridge = np.sqrt(h[g, 0, 0] - m.xx[g, 0, 0])
         above = (x[g] - x[g].mean(0)) / np.sqrt(rows), (y[g] - y[g].mean(0)) / np.sqrt(rows)
@@ -134,7 +135,7 @@ def test_the_least_squares_target_solves_the_ridge_regression_towards_the_float_
 def test_the_damped_hessian_is_positive_definite_even_without_any_signal() -> None:
     for xx in (np.zeros((1, 5, 5)), np.ones((1, 5, 5)), 1e-20 * np.eye(5)[None]):
         factor = factorise(damped(xx, 0.003))
-        assert np.isfinite(factor.upper).all() and (factor.upper[0].diagonal() > 0).all()
+        assert np.isfinite(factor.lower).all() and (factor.lower[0].diagonal() > 0).all()
 
 
 @pytest.mark.parametrize("start", [0.9, 1.0, 1.15])

@@ -16,6 +16,12 @@ from onnxq.quant.spec import QuantParams, QuantSpec
 SMALLEST_SCALE = np.float32(2.0**-100)
 """Floor of a scale: its product with another scale stays a normal float32."""
 
+COARSE = 4
+"""Candidates that a first search of weight scales steps over."""
+
+AT_ONCE = 2**17
+"""Weights searched in one go: their temporaries stay in the cache."""
+
 CLIP_RATIOS = np.concatenate([np.geomspace(0.02, 0.3, 14), np.linspace(0.32, 1.0, 69)])
 """Candidate ranges as fractions of the largest magnitude."""
 
@@ -39,19 +45,41 @@ def weight_scale(
     Returns:
         Scales, (channels,), float32. A channel of zeros gets the smallest scale.
     """
+    h = np.ones((1, 1), np.float32) if importance is None else importance
+    together = max(1, AT_ONCE // max(weight.shape[1], 1))
+    found = [
+        _channel_scale(weight[rows], spec, h if len(h) == 1 else h[rows], None if floor is None else floor[rows])
+        for rows in (slice(first, first + together) for first in range(0, len(weight), together))
+    ]
+    return np.concatenate([np.zeros(0, np.float32), *found])
+
+
+def _channel_scale(
+    weight: NDArray[np.float32], spec: QuantSpec, h: NDArray[np.float32], floor: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Every COARSE-th candidate first, then the neighbours of each channel's best."""
     reach = np.maximum(weight.max(axis=1) / spec.qmax, weight.min(axis=1) / spec.qmin)
     least = SMALLEST_SCALE if floor is None else np.maximum(floor, SMALLEST_SCALE)
-    best = np.maximum(reach.astype(np.float32), least)
-    error = np.full(len(weight), np.inf)
-    h = np.float32(1) if importance is None else importance
-    for ratio in CLIP_RATIOS[::-1]:
-        scale = np.maximum((reach * ratio).astype(np.float32), least)
-        gap = dequantize(quantize(weight, scale[:, None], 0, spec.qmin, spec.qmax), scale[:, None], 0) - weight
+    last = len(CLIP_RATIOS) - 1
+    best, error = np.full(len(weight), last), np.full(len(weight), np.inf)
+
+    def scale_of(index: NDArray[np.intp]) -> NDArray[np.float32]:
+        return np.asarray(np.maximum((reach * CLIP_RATIOS[index]).astype(np.float32), least), np.float32)
+
+    def attempt(index: NDArray[np.intp]) -> None:
+        nonlocal best, error
+        scale = scale_of(index)[:, None]
+        gap = dequantize(quantize(weight, scale, 0, spec.qmin, spec.qmax), scale, 0) - weight
         trial = (h * gap * gap).sum(axis=1, dtype=np.float64)
         better = trial < error
-        best, error = np.where(better, scale, best), np.where(better, trial, error)
-    found: NDArray[np.float32] = best.astype(np.float32)
-    return found
+        best, error = np.where(better, index, best), np.where(better, trial, error)
+
+    for coarse in range(last, -1, -COARSE):
+        attempt(np.full(len(weight), coarse))
+    centre = best
+    for offset in (o for o in range(1 - COARSE, COARSE) if o):
+        attempt((centre + offset).clip(0, last))
+    return scale_of(best)
 
 
 def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:

@@ -27,6 +27,7 @@ from onnxq.solve.second_order import (
     damped,
     factorise,
     least_squares_target,
+    missing,
     moments,
     propagate_rounding,
 )
@@ -136,11 +137,12 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
     y = y if problem.fit_bias else y - problem.bias[:, None]
     m = moments(x, y, None, about_mean=problem.fit_bias)
+    left = missing(m, problem.weight)
     found: list[_Blocked] = []
     for damping in DAMPINGS:
         hessian = damped(m.xx, damping)
-        target = least_squares_target(m, hessian, problem.weight)
         factor = factorise(hessian)
+        target = least_squares_target(factor, left, problem.weight)
         scale = block_scales(
             target[0].astype(np.float32), _block(problem), spec, np.diagonal(hessian[0]).astype(np.float32)
         )

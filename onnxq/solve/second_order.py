@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_solve
 
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.problem import ROWS_AT_ONCE, quantised_rows
@@ -62,7 +63,7 @@ def moments(x: Array, y: Array, grid: QuantParams | None = None, *, about_mean: 
     for first in range(0, rows, ROWS_AT_ONCE):
         block = slice(first, first + ROWS_AT_ONCE)
         u, v = quantised_rows(x[:, block], grid) - around_x, y[:, block] - around_y
-        transposed = np.ascontiguousarray(u.transpose(0, 2, 1))
+        transposed = u.transpose(0, 2, 1)  # a view: the product of a matrix with its own transpose costs half
         x_sum += u.sum(axis=1)
         y_sum += v.sum(axis=1)
         xx += np.matmul(transposed, u)
@@ -83,29 +84,50 @@ def damped(xx: Double, damping: float) -> Double:
     return np.asarray(xx + ridge[:, None, None] * np.eye(xx.shape[-1]), np.float64)
 
 
-def least_squares_target(m: Moments, hessian: Double, weight: Array) -> Double:
-    """The real weights that suit the quantised inputs best, (G, K, N); ``hessian`` is the damped one."""
-    return np.asarray(weight + np.linalg.solve(hessian, m.xy - m.xx @ weight), np.float64)
-
-
 @dataclass(frozen=True)
 class Factor:
     """A Hessian factorised for rounding.
 
     Attributes:
         order: columns by rising diagonal, (G, K); they are rounded from the last to the first.
-        upper: R of the permuted Hessian RᵀR, (G, K, K).
+        lower: Rᵀ of the permuted Hessian RᵀR, (G, K, K).
     """
 
     order: NDArray[np.intp]
-    upper: Array
+    lower: Double
+
+    def solve(self, right: Double) -> Double:
+        """The matrix that the Hessian takes to the right-hand side, (G, K, N)."""
+        order = self.order[:, :, None]
+        permuted = np.take_along_axis(right, order, 1)
+        for group, lower in enumerate(self.lower):
+            permuted[group] = cho_solve((lower, True), permuted[group], check_finite=False)
+        solved = np.empty_like(permuted)
+        np.put_along_axis(solved, np.broadcast_to(order, permuted.shape), permuted, 1)
+        return solved
 
 
 def factorise(hessian: Double) -> Factor:
     """Factor of a positive definite Hessian, (G, K, K)."""
     order = np.argsort(np.einsum("gkk->gk", hessian), axis=1, kind="stable")
     permuted = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
-    return Factor(order=order, upper=np.linalg.cholesky(permuted).transpose(0, 2, 1).astype(np.float32))
+    return Factor(order=order, lower=np.asarray(np.linalg.cholesky(permuted), np.float64))
+
+
+def missing(m: Moments, weight: Array) -> Double:
+    """C − H W, what the float weights leave of the regression on quantised inputs, (G, K, N)."""
+    return np.asarray(m.xy - m.xx @ weight, np.float64)
+
+
+def least_squares_target(factor: Factor, left: Double, weight: Array) -> Double:
+    """The real weights that suit the quantised inputs best, (G, K, N).
+
+    Args:
+        factor: of the damped Hessian.
+        left: what is :func:`missing`.
+        weight: float weights.
+    """
+    return np.asarray(weight + factor.solve(left), np.float64)
 
 
 def propagate_rounding(factor: Factor, target: Double, scale: Array, qmin: int, qmax: int) -> Array:
@@ -121,7 +143,7 @@ def propagate_rounding(factor: Factor, target: Double, scale: Array, qmin: int, 
     Returns:
         Integers, (G, K, N), float32.
     """
-    order, upper = factor.order[:, :, None], factor.upper
+    order, upper = factor.order[:, :, None], factor.lower.transpose(0, 2, 1).astype(np.float32)
     scales = scale[:, None] if scale.ndim == 2 else np.take_along_axis(scale, order, 1)
     wanted = (np.take_along_axis(target, order, 1) / scales).astype(np.float32)
     # Errors are counted in steps; where the steps of a channel differ, in real units.

@@ -19,6 +19,7 @@ from onnxq.solve.second_order import (
     factorise,
     fitted_scale,
     least_squares_target,
+    missing,
     moments,
     propagate_rounding,
 )
@@ -101,7 +102,8 @@ def second_order(problem: LayerProblem, plain: Solution) -> Solution:
     x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
     y = y if problem.fit_bias else y - problem.bias[:, None]
     m = moments(x, y, problem.input, about_mean=problem.fit_bias)
-    trials = [_Trial(problem, m, damping) for damping in DAMPINGS]
+    left = missing(m, problem.weight)
+    trials = [_Trial(problem, m, left, damping) for damping in DAMPINGS]
     solutions = [trial.solution(trial.scale) for trial in trials]
     best = min(range(len(trials)), key=lambda i: solutions[i].loss)
     solution, trial = solutions[best], trials[best]
@@ -114,11 +116,11 @@ def second_order(problem: LayerProblem, plain: Solution) -> Solution:
 class _Trial:
     """Rounding at one damping."""
 
-    def __init__(self, problem: LayerProblem, m: Moments, damping: float) -> None:
+    def __init__(self, problem: LayerProblem, m: Moments, left: NDArray[np.float64], damping: float) -> None:
         self._problem, self._moments = problem, m
         self.hessian = damped(m.xx, damping)
-        self.target = least_squares_target(m, self.hessian, problem.weight)
         self._factor = factorise(self.hessian)
+        self.target = least_squares_target(self._factor, left, problem.weight)
         importance = np.einsum("gkk->gk", self.hessian).astype(np.float32)
         self.scale = search_scale(problem, self.target.astype(np.float32), importance)
 
