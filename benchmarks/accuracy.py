@@ -97,10 +97,15 @@ def described_networks(folder: Path, names: list[str]) -> list[Network]:
     return [network(name, case) for name, case in chosen.items()]
 
 
-def measure(network: Network, bits: str, preset: str, samples: int) -> Row:
-    """Quantise and judge one network; ``bits`` reads like ``w4a8``."""
+def chosen_networks(assets: Path | None, names: str) -> list[Network]:
+    """Networks of a folder, all or those named with commas between; the bundled one without a folder."""
+    return described_networks(assets, [n for n in names.split(",") if n]) if assets else [bundled_network()]
+
+
+def measure(network: Network, bits: str, samples: int, **options: Any) -> Row:
+    """Quantise with these options and judge one network; ``bits`` reads like ``w4a8``."""
     weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
-    config = make_config({"weights": weights, "activations": activations, "preset": preset, "samples": samples})
+    config = make_config({"weights": weights, "activations": activations, "samples": samples, **options})
     began = time.perf_counter()
     result = quantize(network.model, network.calibration(samples), config)
     seconds = time.perf_counter() - began
@@ -115,7 +120,7 @@ def measure(network: Network, bits: str, preset: str, samples: int) -> Row:
     return Row(
         network=network.name,
         bits=bits,
-        preset=preset,
+        preset=config.preset,
         kl=output["kl"],
         top1_fp32=output["top1_fp32"],
         top1=output["top1_quantized"],
@@ -155,13 +160,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--out", type=Path, default=Path("accuracy"))
     args = parser.parse_args()
-    names = [n for n in args.cases.split(",") if n]
-    networks = described_networks(args.assets, names) if args.assets else [bundled_network()]
     rows: list[Row] = []
-    for network in networks:
+    for network in chosen_networks(args.assets, args.cases):
         for bits in args.bits.split(","):
             for preset in args.presets.split(","):
-                rows.append(measure(network, bits, preset, args.samples))
+                rows.append(measure(network, bits, args.samples, preset=preset))
                 print(markdown(rows[-1:]).splitlines()[-1], flush=True)
                 record.write(args.out, [asdict(row) for row in rows], markdown(rows), samples=args.samples)
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import Network, bundled_network, described_networks, machine
+from accuracy import Network, bundled_network, described_networks
+from environment import machine
 from scipy.stats import spearmanr
 
 from onnxq.allocate import InfeasibleError, allocate
