@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,11 +39,12 @@ def test_a_process_is_told_by_its_status_output_and_last_complaint(benchmark: Fi
     assert done.seconds > 0
 
 
-def test_peak_memory_is_that_of_the_process_itself(benchmark: Find) -> None:
-    run = benchmark("process").run
-    peak = run([sys.executable, "-c", "x = b'1' * 2**28"], timeout=60).peak
+def test_peak_memory_is_that_of_the_process_itself() -> None:
+    # Measured from a small process: Linux counts what the one that starts another has, and this one has much.
+    script = "import sys, process;print(process.run([sys.executable, '-c', \"x = b'1' * 2**28\"], timeout=60).peak)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=FOLDER)
     # 256 MiB written, and beside it what the interpreter takes.
-    assert 2**28 < peak < 2**28 + 2**26
+    assert 2**28 < int(done.stdout) < 2**28 + 2**26
 
 
 def test_a_process_that_takes_too_long_is_ended(benchmark: Find) -> None:
