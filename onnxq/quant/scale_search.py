@@ -16,8 +16,9 @@ from onnxq.quant.spec import QuantParams, QuantSpec
 SMALLEST_SCALE = np.float32(2.0**-100)
 """Floor of a scale: its product with another scale stays a normal float32."""
 
-COARSE = 4
-"""Candidates that a first search of weight scales steps over."""
+COARSE, SMOOTH = 4, 1024
+"""Every which candidate a first search of weight scales tries, for channels of so many weights: the error of fewer is
+too uneven a function of the scale for that."""
 
 AT_ONCE = 2**17
 """Weights searched in one go: their temporaries stay in the cache."""
@@ -57,7 +58,8 @@ def weight_scale(
 def _channel_scale(
     weight: NDArray[np.float32], spec: QuantSpec, h: NDArray[np.float32], floor: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """Every COARSE-th candidate first, then the neighbours of each channel's best."""
+    """All candidates, or some first and then the neighbours of each channel's best."""
+    step = COARSE if weight.shape[1] >= SMOOTH else 1
     reach = np.maximum(weight.max(axis=1) / spec.qmax, weight.min(axis=1) / spec.qmin)
     least = SMALLEST_SCALE if floor is None else np.maximum(floor, SMALLEST_SCALE)
     last = len(CLIP_RATIOS) - 1
@@ -74,10 +76,10 @@ def _channel_scale(
         better = trial < error
         best, error = np.where(better, index, best), np.where(better, trial, error)
 
-    for coarse in range(last, -1, -COARSE):
+    for coarse in range(last, -1, -step):
         attempt(np.full(len(weight), coarse))
     centre = best
-    for offset in (o for o in range(1 - COARSE, COARSE) if o):
+    for offset in (o for o in range(1 - step, step) if o):
         attempt((centre + offset).clip(0, last))
     return scale_of(best)
 
