@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import Network, bundled_network, described_networks
+from accuracy import Network, chosen_networks
 from environment import machine
 from scipy.stats import spearmanr
 
@@ -223,9 +223,8 @@ def main() -> None:
     parser.add_argument("--evaluation", type=int, default=10**9)
     parser.add_argument("--out", type=Path, default=Path("allocation"))
     args = parser.parse_args()
-    names = [n for n in args.cases.split(",") if n]
     rows: list[Row] = []
-    for network in described_networks(args.assets, names) if args.assets else [bundled_network()]:
+    for network in chosen_networks(args.assets, args.cases):
         run(network, args, rows)
 
 

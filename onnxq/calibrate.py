@@ -15,8 +15,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.data import samples_in
 from onnxq.errors import CalibrationError
-from onnxq.execute.frontier import Frontier, Step, stage_feed
+from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
@@ -110,7 +111,7 @@ class Calibration:
                 frontier.put(self.batches, arrays)
             self._starts.append(self.samples)
             self._masks.append(read_mask(arrays, self._mask))
-            self.samples += max((len(a) for a in arrays.values() if a.ndim), default=1)
+            self.samples += samples_in(arrays)
 
     @property
     def batches(self) -> int:
@@ -169,7 +170,7 @@ class Calibration:
             for index, layer in enumerate(stage.layers):
                 rows = self._draw(stage, index, batch, seen[layer.input], exact[layer.input], made[layer.output])
                 gathered[layer.name].append(rows)
-            ahead = {name: made[name] if name in made else exact[name] for name in stage.frontier}
+            ahead = passed(stage, exact, made)
             keep = keep if batch else self._float.worth_keeping(ahead, self.batches)
             if keep:
                 self._float.keep(batch, ahead)
@@ -238,7 +239,7 @@ class Calibration:
                 types = stage_feed(stage, arrays, {})
                 step = Step(stage, self._session(stage, stage.makes, types, constants, quantisers), inputs)
             made = step.run(arrays)
-            ahead = {name: made[name] if name in made else arrays[name] for name in stage.frontier}
+            ahead = passed(stage, arrays, made)
             if not batch and not self._quantised.worth_keeping(ahead, self.batches):
                 self._quantised.follow(step)
                 progress(self.batches)

@@ -20,7 +20,7 @@ from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.choices import find_agreements, make_choices
 from onnxq.config import Config
 from onnxq.cost.placeholder import placeholder_model
-from onnxq.data import Feed
+from onnxq.data import Feed, samples_in
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.ort import Session
@@ -31,7 +31,6 @@ from onnxq.output_loss import OutputLoss
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
 from onnxq.sensitivity import Reference, measure_sensitivities
-from onnxq.stream import samples_in
 from onnxq.tables import AllocationProblem, SensitivityTable
 from onnxq.tabulate import Measuring, one_run, tabulate
 

@@ -14,6 +14,7 @@ from onnxq.calibrate import Calibration, Observation
 from onnxq.checkpoint import Checkpoint
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
+from onnxq.execute.chain import Quantised
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
@@ -142,17 +143,12 @@ class _Walk:
 
     def _constants(self, stage: Stage) -> dict[tuple[str, str], Array]:
         """Quantised weights, biases and tables of a stage, by the constant's and the node's name."""
-        constants: dict[tuple[str, str], Array] = {
+        tables = {
             (p.table.weight, p.table.name): self.tables[p.table.name].dequantized()
             for p in self._plan.tables
             if p.table.name in stage.nodes
         }
-        for layer in stage.layers:
-            solution = self.solutions[layer.name]
-            constants[layer.weight, layer.name] = solution.dequantized(layer.channel_axis)
-            if layer.bias and solution.bias is not None:
-                constants[layer.bias, layer.name] = solution.bias
-        return constants
+        return tables | Quantised(self.solutions).constants(stage)
 
     def _solution(self, layer: Layer, seen: Observation) -> LayerSolution:
         finished = self._checkpoint.load(layer.name)

@@ -19,7 +19,7 @@ from onnxq.budget import parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
-from onnxq.data import Data, Feed, count_samples, read_feeds
+from onnxq.data import Data, Feed, count_samples, read_feeds, samples_in
 from onnxq.emit.qdq import emit
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
@@ -35,7 +35,7 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import LayerReport, RunReport
-from onnxq.stream import Again, Stream, batch_size, counted, samples_in
+from onnxq.stream import Again, Stream, batch_size, counted
 from onnxq.tables import AllocationProblem
 from onnxq.tabulate import Measuring
 from onnxq.verify import LevelCheck, audit_bits

@@ -25,7 +25,8 @@ from onnxq.candidate import FLOAT, Candidate
 from onnxq.choices import Choices
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
-from onnxq.execute.chain import Chain, Quantised, make_step, passed
+from onnxq.execute.chain import Chain, Quantised, make_step
+from onnxq.execute.frontier import passed
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, split_stages

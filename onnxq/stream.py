@@ -8,10 +8,8 @@ from itertools import chain
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from onnxq.config import Config
-from onnxq.data import Data, Feed, count_samples
+from onnxq.data import Data, Feed, count_samples, samples_in
 from onnxq.execute.spool import Spool
 from onnxq.ir.tensor import TensorInfo
 from onnxq.progress import Listener, Progress
@@ -33,11 +31,6 @@ def batch_size(inputs: tuple[TensorInfo, ...]) -> int:
         return fixed[0]
     elements = sum(math.prod(d or 64 for d in (i.shape or (1, 64))[1:]) for i in inputs)
     return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(elements, 1)))
-
-
-def samples_in(feed: Feed) -> int:
-    """Samples in a batch; 1 for a model without a batch axis."""
-    return max((len(a) for a in feed.values() if np.ndim(a)), default=1)
 
 
 def counted(feeds: Iterator[Feed], data: Data, config: Config, progress: Listener) -> Iterator[Feed]:

@@ -28,6 +28,7 @@ from onnxq.choices import Choices
 from onnxq.config import Config
 from onnxq.cost.ownership import computed_for
 from onnxq.cost.placeholder import at_once, placeholder_model
+from onnxq.data import samples_in
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.tables import CostTable, as_matrix
@@ -89,7 +90,7 @@ def latency_table(model: Model, choices: Choices, config: Config, feed: Feed) ->
             near = choices.candidates[j]
             alone = next((k for k, c in enumerate(columns) if c == near), 0)
             values[i, j] = timings[alone].layers[layer.name]
-    source = f"onnxruntime {ort.__version__}, batch of {_batch(feed)}, one thread"
+    source = f"onnxruntime {ort.__version__}, batch of {samples_in(feed)}, one thread"
     return CostTable(
         tuple(layer.name for layer in choices.layers),
         choices.candidates,
@@ -180,7 +181,3 @@ def _timing(
             waiting += spent + unclocked
     scale = wall / max(sum(found.values()) + rest + waiting, 1e-12)
     return Timing({name: v * scale for name, v in found.items()}, (rest + waiting) * scale)
-
-
-def _batch(feed: Feed) -> int:
-    return max((len(v) for v in feed.values() if np.ndim(v)), default=1)

@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
@@ -100,5 +101,5 @@ class Source(Protocol):
 
 
 def samples_in(feed: Feed) -> int:
-    """Number of samples in a feed that has a sample axis and at least one input."""
-    return len(next(iter(feed.values())))
+    """Number of samples in a feed; 1 where it has no sample axis."""
+    return max((len(a) for a in feed.values() if np.ndim(a)), default=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.execute.frontier import Step, stage_feed
+from onnxq.execute.frontier import Step, passed, stage_feed
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
@@ -85,8 +85,3 @@ def make_step(model: Model, stage: Stage, arrays: Arrays, quantised: Quantised) 
     proto = stage_model(model, stage, stage.makes, types, quantised.constants(stage), quantised.quantisers(stage))
     session = Session(proto, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
     return Step(stage, session, quantised.grids(stage))
-
-
-def passed(stage: Stage, arrays: Arrays, made: Arrays) -> Arrays:
-    """The tensors at the cut behind a stage, from those before it and those it made."""
-    return {name: made[name] if name in made else arrays[name] for name in stage.frontier}

@@ -54,6 +54,11 @@ def stage_feed(stage: Stage, arrays: Arrays, grids: Mapping[str, QuantParams | N
     return feed
 
 
+def passed(stage: Stage, arrays: Arrays, made: Arrays) -> Arrays:
+    """The tensors at the cut behind a stage, from those before it and those it made."""
+    return {name: made[name] if name in made else arrays[name] for name in stage.frontier}
+
+
 class Frontier:
     """The tensors of every batch at the current cut.
 
@@ -82,8 +87,7 @@ class Frontier:
         """The tensors of one batch at the current cut, run up to there from the kept one."""
         arrays = self._spool.get(batch, self._kept)
         for step in self._steps:
-            made = step.run(arrays)
-            arrays = {name: made[name] if name in made else arrays[name] for name in step.stage.frontier}
+            arrays = passed(step.stage, arrays, step.run(arrays))
         return arrays
 
     def worth_keeping(self, arrays: Arrays, batches: int) -> bool:

@@ -77,6 +77,10 @@ class Layer:
         """Axis of the output that counts its channels."""
         return -1 if self.window is None else 1
 
+    def adds_integer_bias(self, weights: int, activations: int) -> bool:
+        """Whether an integer kernel adds its bias, on the grid of the products, at these bits."""
+        return self.op != "MatMul" and max(weights, activations) <= 8
+
     @property
     def parameters(self) -> int:
         """Weights of the layer, the bias not counted."""

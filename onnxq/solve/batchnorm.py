@@ -50,13 +50,10 @@ def para_normalised(
     else:  # channels that share a scale keep it, and only their means are closed
         factor = np.ones_like(factor)
     bias = ((solution.bias - found.mean) * factor + wanted.mean).astype(np.float32)
-    if (
-        layer.op != "MatMul"
-        and solution.input is not None
-        and max(solution.weight.spec.bits, solution.input.spec.bits) <= 8
-    ):
-        least = smallest_weight_scale(bias, solution.input.scale, len(scale))
+    grid = solution.input
+    if grid is not None and layer.adds_integer_bias(solution.weight.spec.bits, grid.spec.bits):
+        least = smallest_weight_scale(bias, grid.scale, len(scale))
         if (scale < least).any():
             return solution
-        bias = on_bias_grid(bias, bias_scale(solution.input.scale, scale, len(bias)))
+        bias = on_bias_grid(bias, bias_scale(grid.scale, scale, len(bias)))
     return replace(solution, weight=QuantParams(solution.weight.spec, scale), bias=bias)

@@ -28,6 +28,7 @@ import onnx
 import optax
 
 from onnxq.config import Tuning
+from onnxq.data import samples_in
 from onnxq.errors import UnsupportedError
 from onnxq.execute.jax.interpreter import Program, read_program, unsupported
 from onnxq.ir.layer import Layer
@@ -148,8 +149,7 @@ def _rows(program: Program, layers: Sequence[Layer], feed: Feed, wanted: int, me
     shapes = program.shapes({name: jnp.asarray(array) for name, array in feed.items()})
     sizes = {name: s.size * s.dtype.itemsize for name, s in shapes.items()}
     kept = sum(sizes[name] for name in program.crossing({layer.name for layer in layers}) if name in sizes)
-    samples = max((len(a) for a in feed.values() if np.ndim(a)), default=1)
-    each = (kept + WORKING_TENSORS * max(sizes.values(), default=0)) / samples
+    each = (kept + WORKING_TENSORS * max(sizes.values(), default=0)) / samples_in(feed)
     return int(np.clip(memory_limit // max(each, 1), 1, wanted))
 
 

@@ -105,8 +105,8 @@ def _with_room_for_the_bias(layer: Layer, problem: LayerProblem, solution: Solut
     """Widen the steps of channels whose bias would overflow int32, and put the bias on its grid."""
     if solution.input is None or not problem.fit_bias:
         return solution
-    if layer.op == "MatMul" or max(problem.weight_spec.bits, solution.input.spec.bits) > 8:
-        return solution  # no integer kernel adds its bias
+    if not layer.adds_integer_bias(problem.weight_spec.bits, solution.input.spec.bits):
+        return solution
     groups, channels = solution.scale.shape
     columns = channels if problem.shared_scales else groups * channels
     least = smallest_weight_scale(solution.bias.reshape(-1), solution.input.scale, columns).reshape(-1, channels)

@@ -262,6 +262,6 @@ def _storable(
     layer: Layer, weight: QuantParams, grid: QuantParams | None, bias: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """The bias as the runtime will add it: on its int32 grid where an integer kernel may add it."""
-    if grid is None or layer.op == "MatMul" or max(weight.spec.bits, grid.spec.bits) > 8:
+    if grid is None or not layer.adds_integer_bias(weight.spec.bits, grid.spec.bits):
         return bias.astype(np.float32)
     return on_bias_grid(bias, bias_scale(grid.scale, weight.scale, layer.channels))
