@@ -95,6 +95,8 @@ class Calibration:
         self._row_bytes, self._float_rows, self._with_moments = memory_limit // 8, float_rows, moments
         self._float = Frontier(memory_limit // 8, folder)
         self._quantised = Frontier(memory_limit // 8, folder) if sequential else self._float
+        self._limit, self._folder = memory_limit, folder
+        self._marked: Frontier | None = None
         self._starts: list[int] = []
         self._mask, self._masks = mask, list[Mask | None]()
         self.samples = 0
@@ -132,6 +134,7 @@ class Calibration:
         """Remove what was written to disk."""
         for frontier in self._frontiers:
             frontier.close()
+        self.forget_mark()
 
     def observe(self, stage: Stage, extra: Iterable[str], progress: Progress) -> Observation:
         """Run the float network through a stage and gather what its layers' solvers need.
@@ -252,6 +255,33 @@ class Calibration:
     def before(self, batch: int) -> Arrays:
         """The tensors that the quantised network brings to the stage just observed, for one batch."""
         return self._quantised.at(batch)
+
+    def mark(self) -> None:
+        """Keep the tensors that the quantised network brings to the next stage, to return to."""
+        self._marked = Frontier(self._limit // 8, self._folder)
+        for batch in range(self.batches):
+            self._marked.put(batch, self._quantised.at(batch))
+
+    def marked(self, batch: int) -> Arrays:
+        """The tensors that the quantised network brought to the marked stage, for one batch."""
+        assert self._marked is not None
+        return self._marked.at(batch)
+
+    def return_to_mark(self) -> None:
+        """Let the quantised network stand before the marked stage again, to pass it with other solutions."""
+        assert self._marked is not None
+        self._quantised.close()
+        self._quantised, self._marked = self._marked, None
+
+    def forget_mark(self) -> None:
+        """Go on from here; the marked tensors go."""
+        if self._marked is not None:
+            self._marked.close()
+            self._marked = None
+
+    def exact(self, batch: int) -> Arrays:
+        """The tensors of the float network behind the stage just observed, for one batch."""
+        return self._float.at(batch)
 
     def outputs(self, batch: int) -> tuple[Arrays, Arrays]:
         """The network's outputs for one batch, float and quantised, once every stage has run."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,10 @@ class Checkpoint:
 
     def load(self, layer: str) -> LayerSolution | None:
         """The finished solution of a layer, if there is one that can be read."""
-        path = self._path(layer)
-        if path is None or not path.exists():
-            return None
+        packed = self._read(layer)
         try:
-            with np.load(path) as file:
-                return _unpack(layer, dict(file))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None if packed is None else _unpack(layer, packed)
+        except (ValueError, KeyError):
             return None
 
     def save(self, solution: LayerSolution) -> None:
@@ -75,20 +72,53 @@ class Checkpoint:
         Raises:
             OutputError: the disk is full.
         """
-        path = self._path(solution.layer)
+        self._write(solution.layer, _pack(solution))
+
+    def load_block(self, layers: Sequence[str]) -> dict[str, LayerSolution] | None:
+        """The solutions of layers that were finished together, by name, if they can be read."""
+        packed = self._read("\n".join(layers))
+        try:
+            return packed and {
+                layer: _unpack(layer, {k.split("/")[1]: v for k, v in packed.items() if k.startswith(f"{i}/")})
+                for i, layer in enumerate(layers)
+            }
+        except (ValueError, KeyError):
+            return None
+
+    def save_block(self, solutions: Mapping[str, LayerSolution]) -> None:
+        """Keep layers that were finished together, all or none.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        packed = {f"{i}/{k}": v for i, s in enumerate(solutions.values()) for k, v in _pack(s).items()}
+        self._write("\n".join(solutions), packed)
+
+    def _read(self, name: str) -> dict[str, NDArray[Any]] | None:
+        path = self._path(name)
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path) as file:
+                return dict(file)
+        except (OSError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def _write(self, name: str, packed: Mapping[str, NDArray[Any]]) -> None:
+        path = self._path(name)
         if path is None:
             return
         draft = path.with_suffix(f".{os.getpid()}.draft")
         try:
             with draft.open("wb") as file:
-                np.savez(file, allow_pickle=False, **_pack(solution))
+                np.savez(file, allow_pickle=False, **packed)
             os.replace(draft, path)
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise OutputError(f"work directory {self._folder} cannot take another layer: {error.strerror}.") from error
 
-    def _path(self, layer: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"{hashlib.sha256(layer.encode()).hexdigest()[:24]}.npz"
+    def _path(self, name: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
 
 
 def fingerprint(parts: Iterable[bytes]) -> str:

@@ -86,6 +86,7 @@ class Tuning:
         objective: ``mse`` compares the outputs' values; ``kl`` the softmax of outputs with two axes and
             several classes. A network is sure of the few samples at hand, often those it was trained on:
             there kl says little, and what it gains is lost on others.
+        mixing: share of the elements of layers' inputs that are left unquantised at random in each step (QDrop).
     """
 
     steps: Annotated[int, Field(ge=1, le=100_000)] = 300
@@ -96,6 +97,11 @@ class Tuning:
     integer_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
     features: Annotated[float, Field(ge=0, le=1000)] = 1.0
     objective: Literal["mse", "kl"] = "mse"
+    mixing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+RECONSTRUCTION = Tuning(steps=240, integer_rate=0.0, features=0.0, mixing=0.5)
+"""Of blocks. The integers stay: moved by gradient on a few hundred samples, they gain on these and lose on others."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -131,6 +137,9 @@ class Config:
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
             in sequential mode.
         refinement: the gradient part; used by the advanced preset.
+        reconstruct: refine the layers of each block together, for what leaves the block; used by the advanced preset
+            in sequential mode.
+        reconstruction: how.
         tuning: tune biases, scales and integers through the whole network at the end; left out when None. It helps
             some networks at 4 bits and below and does nothing for others, hence it is not a default.
         memory_limit: bytes that calibration and solving may take together, roughly, or a string such
@@ -155,9 +164,16 @@ class Config:
     second_order: bool = True
     para_normalise: bool = False
     refinement: Refinement = Field(default_factory=Refinement)
+    reconstruct: bool = True
+    reconstruction: Tuning = RECONSTRUCTION
     tuning: Tuning | None = None
     memory_limit: Annotated[int, Field(ge=2**26)] = 2**30
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether blocks are refined."""
+        return self.reconstruct and self.preset == "advanced" and self.mode == "sequential"
 
     def integer_weights(self, bits: int) -> bool:
         """Whether weights of so many bits are stored as 8-bit integers, which integer kernels take."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,11 +15,13 @@ from onnxq.checkpoint import Checkpoint
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Quantised
+from onnxq.ir.block import Block, find_blocks
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
 from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
+from onnxq.reconstruction import reconstructed
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, activation_spec
@@ -27,6 +29,7 @@ from onnxq.quant.table import TableSolution
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
 from onnxq.solve.table import solve_table
+from onnxq.stream import batch_size
 
 Array = NDArray[np.float32]
 
@@ -79,6 +82,8 @@ def solve_network(
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
+        blocks = find_blocks(model, stages) if config.reconstructs else ()
+        first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
         runs = sum(bool(stage.nodes) for stage in stages) * (1 + sequential * (1 + config.para_normalise))
         total = runs * calibration.batches + len(plan.layers)
         done = 0
@@ -90,7 +95,11 @@ def solve_network(
 
         for stage in stages:
             tell = partial(tick, stage.layers[0].name if stage.layers else "")
+            if stage in first:
+                calibration.mark()
             walk.solve(stage, calibration, tell)
+            if stage in last:
+                walk.reconstruct(last[stage], calibration)
         seen = range(min(SIMULATED_BATCHES, calibration.batches) if sequential else 0)
         return NetworkSolution(
             layers=walk.solutions,
@@ -140,6 +149,35 @@ class _Walk:
             known = self._grids.get((place.like or "", 8))
             if place.tensor not in self.outputs and known is not None:
                 self.outputs[place.tensor] = known
+
+    def reconstruct(self, block: Block, calibration: Calibration) -> None:
+        """Refine the layers of a block that has just been passed together, and pass it again."""
+        names = [layer.name for layer in block.layers]
+        found = self._checkpoint.load_block(names)
+        if found is None:
+            shared = any(place.like for place in self._plan.outputs)  # grids that others share stay where they are
+            options = self._config.reconstruction
+            found = reconstructed(
+                self._model,
+                block,
+                self.solutions,
+                self.outputs,
+                calibration,
+                replace(options, input_rate=0.0) if shared else options,
+                fixed=batch_size(self._model.inputs) is not None,
+                memory_limit=self._config.memory_limit // 4,
+                seed=self._config.seed + self._order[names[0]],
+            )
+            self._checkpoint.save_block(found)
+        if all(self.solutions[name] is solution for name, solution in found.items()):
+            calibration.forget_mark()
+            return
+        self.solutions.update(found)
+        calibration.return_to_mark()
+        for stage in block.stages:
+            inputs = {layer.name: found[layer.name].input for layer in stage.layers}
+            own = {t: grid for t, grid in self.outputs.items() if self._maker[t] in stage.nodes}
+            calibration.advance(stage, inputs, self._constants(stage), own, lambda _: None)
 
     def _constants(self, stage: Stage) -> dict[tuple[str, str], Array]:
         """Quantised weights, biases and tables of a stage, by the constant's and the node's name."""

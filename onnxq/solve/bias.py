@@ -33,9 +33,9 @@ from onnxq.errors import UnsupportedError
 from onnxq.execute.jax.interpreter import Program, read_program, unsupported
 from onnxq.ir.layer import Layer
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.objective import find_targets
+from onnxq.solve.objective import Target, find_targets
 from onnxq.solve.samples import Batches, Feed
-from onnxq.solve.simulated import Constants, Named, Network, Solutions, Unknowns, has_bias
+from onnxq.solve.simulated import Constants, Mixing, Named, Network, Solutions, Unknowns, has_bias
 
 Tick = Callable[[int], None]
 
@@ -105,24 +105,65 @@ def tune_biases(
         seed: of the samples drawn.
         tick: called with the number of steps made since the last call.
     """
-    tunable = any(has_bias(layer, solutions[layer.name]) for layer in layers)
     keep = partial(BiasTuning, dict(solutions), np.nan, np.nan, 0)
     lacking = unsupported(model)
     if lacking:
         return keep(Outcome.UNSUPPORTED, "; ".join(map(str, lacking)))
     try:
         targets = find_targets(model, feeds, options.objective)
-        if not targets or not tunable:
-            return keep(Outcome.NO_OUTPUT)
+    except UnsupportedError as error:
+        return keep(Outcome.UNSUPPORTED, str(error))
+    fixed = _fixed_batch(model)
+    return tune_region(
+        model, layers, solutions, outputs, feeds, targets, options, fixed, memory_limit=memory_limit, seed=seed, tick=tick
+    )
+
+
+def tune_region(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    solutions: Solutions,
+    outputs: Mapping[str, QuantParams],
+    feeds: Sequence[Feed],
+    targets: Sequence[Target],
+    options: Tuning,
+    fixed: bool,
+    *,
+    memory_limit: int = 2**30,
+    seed: int = 0,
+    tick: Tick = lambda steps: None,
+) -> BiasTuning:
+    """Tune a part of a network towards given values; the result is never worse than the start on the hold-out.
+
+    Args:
+        model: that part, in float.
+        layers: its quantised layers.
+        solutions: theirs, by layer name.
+        outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
+        feeds: what the part reads in the quantised network; every eighth sample is held out.
+        targets: what it makes in the float network, for each feed.
+        options: how long and how fast.
+        fixed: the network takes batches of one size only.
+        memory_limit: bytes that a step may take, roughly.
+        seed: of the samples drawn.
+        tick: called with the number of steps made since the last call.
+    """
+    keep = partial(BiasTuning, dict(solutions), np.nan, np.nan, 0)
+    lacking = unsupported(model)
+    if lacking:
+        return keep(Outcome.UNSUPPORTED, "; ".join(map(str, lacking)))
+    if not targets or not any(has_bias(layer, solutions[layer.name]) for layer in layers):
+        return keep(Outcome.NO_OUTPUT)
+    try:
         program = read_program(model)
         rows = _rows(program, layers, feeds[0], options.rows, memory_limit)
-        batches = Batches(feeds, [t.values for t in targets], rows, _fixed_batch(model), seed)
+        batches = Batches(feeds, [t.values for t in targets], rows, fixed, seed)
         if not batches.enough:
             return keep(Outcome.TOO_FEW)
         network = Network(program, layers, solutions, outputs, targets, options.features)
         network.measure(solutions, batches)
         rates = _rates(network.start(solutions), options)
-        return _descend(network, solutions, rates, batches, options, tick)
+        return _descend(network, solutions, rates, batches, options, tick, jax.random.key(seed))
     except UnsupportedError as error:
         return keep(Outcome.UNSUPPORTED, str(error))
 
@@ -154,14 +195,20 @@ def _rows(program: Program, layers: Sequence[Layer], feed: Feed, wanted: int, me
 
 
 def _descend(
-    network: Network, start: Solutions, rates: Unknowns, batches: Batches, options: Tuning, tick: Tick
+    network: Network,
+    start: Solutions,
+    rates: Unknowns,
+    batches: Batches,
+    options: Tuning,
+    tick: Tick,
+    key: jax.Array,
 ) -> BiasTuning:
-    forward = jax.vmap(network.losses, (None, None, 0, 0)) if batches.fixed else network.losses
+    forward = jax.vmap(network.losses, (None, None, 0, 0, None)) if batches.fixed else network.losses
     adam = optax.scale_by_adam(b1=0.9, b2=0.99)
 
     @jax.jit
     def evaluate(constants: Constants, unknowns: Unknowns, inputs: Named, teachers: Sequence[jax.Array]) -> jax.Array:
-        return forward(constants, unknowns, inputs, teachers).reshape(batches.rows, -1).mean(axis=1)
+        return forward(constants, unknowns, inputs, teachers, None).reshape(batches.rows, -1).mean(axis=1)
 
     @jax.jit
     def step(
@@ -171,8 +218,9 @@ def _descend(
         decay: jax.Array,
         inputs: Named,
         teachers: Sequence[jax.Array],
+        mixing: Mixing | None,
     ) -> tuple[Unknowns, optax.OptState]:
-        gradient = jax.grad(lambda u: forward(constants, u, inputs, teachers).mean())(unknowns)
+        gradient = jax.grad(lambda u: forward(constants, u, inputs, teachers, mixing).mean())(unknowns)
         direction, state = adam.update(gradient, state)
         return jax.tree.map(lambda u, r, d: u - decay * r * d, unknowns, rates, direction), state
 
@@ -191,7 +239,8 @@ def _descend(
     while finite and made < options.steps and waited < PATIENCE:
         for _ in range(min(-(-options.steps // CHECKS), options.steps - made)):
             decay = 0.5 * (1 + np.cos(np.pi * made / options.steps))
-            unknowns, state = step(constants, unknowns, state, jnp.float32(decay), *batches.draw())
+            mixing = Mixing(jax.random.fold_in(key, made), jnp.float32(options.mixing)) if options.mixing else None
+            unknowns, state = step(constants, unknowns, state, jnp.float32(decay), *batches.draw(), mixing)
             made += 1
             tick(1)
         finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(unknowns))

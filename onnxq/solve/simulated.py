@@ -57,6 +57,18 @@ def _straight_through(
     return steps * grid[0], jnp.where(inside, tangents[0], 0.0) + slope * tangents[1][0]
 
 
+class Mixing(NamedTuple):
+    """Inputs of layers left unquantised at random (Wei et al., "QDrop", ICLR 2022).
+
+    Attributes:
+        key: of the draws.
+        share: of the elements that are left as they are, ().
+    """
+
+    key: jax.Array
+    share: jax.Array
+
+
 class Unknowns(NamedTuple):
     """What is learnt; all 0 at the start.
 
@@ -157,11 +169,16 @@ class Network:
         )
 
     def losses(
-        self, constants: Constants, unknowns: Unknowns, inputs: Named, teachers: Sequence[jax.Array]
+        self,
+        constants: Constants,
+        unknowns: Unknowns,
+        inputs: Named,
+        teachers: Sequence[jax.Array],
+        mixing: Mixing | None = None,
     ) -> jax.Array:
         """Loss of each sample, (B,)."""
         names = [layer.activated for layer in self._layers] if self._features else []
-        made = self._run(constants, unknowns, inputs, [*(t.tensor for t in self._targets), *names])
+        made = self._run(constants, unknowns, inputs, [*(t.tensor for t in self._targets), *names], mixing)
         pairs = zip(self._targets, teachers, strict=True)
         loss = sum((t.loss(teacher, made[t.tensor]) for t, teacher in pairs), start=jnp.zeros(()))
         if not names:
@@ -201,13 +218,20 @@ class Network:
             found[layer.name] = jnp.maximum(spread, SMALLEST_DEVIATION * jnp.sqrt(jnp.mean(jnp.square(spread))))
         return found
 
-    def _run(self, constants: Constants, unknowns: Unknowns | None, inputs: Named, outputs: Sequence[str]) -> Named:
-        hooks = self._hooks(constants, unknowns)
+    def _run(
+        self,
+        constants: Constants,
+        unknowns: Unknowns | None,
+        inputs: Named,
+        outputs: Sequence[str],
+        mixing: Mixing | None = None,
+    ) -> Named:
+        hooks = self._hooks(constants, unknowns, mixing)
         return self._program.run(constants.parameters, inputs, hooks, outputs=outputs, cuts=self._cuts)
 
-    def _hooks(self, constants: Constants, unknowns: Unknowns | None) -> Hooks:
+    def _hooks(self, constants: Constants, unknowns: Unknowns | None, mixing: Mixing | None) -> Hooks:
         reads: dict[tuple[str, str], Callable[[jax.Array], jax.Array]] = {}
-        for layer in self._layers:
+        for index, layer in enumerate(self._layers):
             weight = constants.integers[layer.name]
             if unknowns is not None and layer.name in unknowns.integers:
                 moved = jnp.clip(weight + unknowns.integers[layer.name], *self._bounds[layer.name])
@@ -226,7 +250,7 @@ class Network:
                 grid = constants.inputs[key]
                 if unknowns is not None:
                     grid = jnp.concatenate([grid[:1] * jnp.exp(unknowns.input[key]), grid[1:]])
-                reads[layer.input, layer.name] = partial(fake_quantize, grid=grid)
+                reads[layer.input, layer.name] = partial(_mixed, grid=grid, mixing=mixing, place=index)
         return Hooks(reads, {t: partial(fake_quantize, grid=grid) for t, grid in constants.outputs.items()})
 
 
@@ -247,6 +271,13 @@ def _error(wanted: jax.Array, made: jax.Array) -> jax.Array:
     axes = tuple(range(1, wanted.ndim))
     power = jnp.maximum(jnp.square(wanted).mean(axis=axes), SMALLEST_POWER)
     return jnp.square(made - wanted).mean(axis=axes) / power
+
+
+def _mixed(x: jax.Array, grid: jax.Array, mixing: Mixing | None, place: int) -> jax.Array:
+    quantised = fake_quantize(x, grid)
+    if mixing is None:
+        return quantised
+    return jnp.where(jax.random.bernoulli(jax.random.fold_in(mixing.key, place), mixing.share, x.shape), x, quantised)
 
 
 def _instead(value: jax.Array, _: object) -> jax.Array:

@@ -1,0 +1,95 @@
+"""Blocks: regions of several layers that one tensor enters and one tensor leaves.
+
+A residual block or a transformer's sub-layer is such a region. What leaves it is what the rest of the network
+sees of it, so its layers are best judged together, there (Li et al., "BRECQ: Pushing the Limit of Post-Training
+Quantization by Block Reconstruction", ICLR 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxq.ir.layer import Layer
+from onnxq.ir.model import Model
+from onnxq.ir.save import IR_OF_OPSET
+from onnxq.ir.stage import Stage, reads
+
+MOST_LAYERS = 16
+"""A region of more layers is no block but a network that is nowhere cut."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive stages between two places where one tensor carries everything.
+
+    Attributes:
+        stages: in order.
+        leaves: the floating-point tensors that later stages read: one, and what follows from it alone.
+    """
+
+    stages: tuple[Stage, ...]
+    leaves: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of all its stages."""
+        return tuple(layer for stage in self.stages for layer in stage.layers)
+
+
+def find_blocks(model: Model, stages: Sequence[Stage]) -> tuple[Block, ...]:
+    """The blocks of two layers and more in a network that has been cut into stages."""
+    given = {t.name for t in model.graph.inputs} | set(stages[0].makes)
+    blocks, begin = [], 1
+    for index, stage in enumerate(stages):
+        if not _narrow(model, stage, given):
+            continue
+        block = Block(tuple(stages[begin : index + 1]), tuple(t for t in stage.frontier if t not in given))
+        if 2 <= len(block.layers) <= MOST_LAYERS and block.leaves:
+            blocks.append(block)
+        begin = index + 1
+    return tuple(blocks)
+
+
+def block_model(model: Model, block: Block, types: Mapping[str, np.dtype[np.generic]]) -> onnx.ModelProto:
+    """A block in float as a model of its own.
+
+    Args:
+        model: the whole model.
+        block: which part of it.
+        types: element types of the tensors at the cut before it.
+    """
+    wanted = {name for stage in block.stages for name in stage.nodes}
+    nodes = [node for node in model.graph.nodes if node.name in wanted]
+    graph = gs.Graph(
+        nodes=nodes, opset=model.graph.opset, import_domains=model.graph.import_domains, name=block.layers[0].name
+    )
+    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
+    del proto.graph.value_info[:]
+    read = dict.fromkeys(t.name for node in nodes for t in reads(node) if t.name in types)
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(types[name]), None) for name in read
+    )
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in block.leaves)
+    return proto
+
+
+def _narrow(model: Model, stage: Stage, given: set[str]) -> bool:
+    """Whether all that crosses the cut behind a stage follows from one of its tensors, what was given apart."""
+    crossing = [name for name in stage.frontier if name not in given]
+    return any(set(crossing) <= _following(model, stage, name, given) for name in crossing)
+
+
+def _following(model: Model, stage: Stage, tensor: str, given: set[str]) -> set[str]:
+    """Tensors that nodes of a stage make from one tensor, from constants and from what was given."""
+    inside, known = set(stage.nodes), {tensor} | given
+    for node in model.graph.nodes:
+        if node.name in inside and all(isinstance(t, gs.Constant) or t.name in known for t in reads(node)):
+            known.update(t.name for t in node.outputs)
+    return known
