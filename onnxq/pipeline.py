@@ -373,7 +373,7 @@ def _report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
-        notes=(*_beside_layers(plan), *network.remarks),
+        notes=(*plan.raised, *_beside_layers(plan), *network.remarks),
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,

@@ -14,6 +14,7 @@ from onnxq.ir.model import Model, Remark
 from onnxq.ir.paths import carried_to, edge_layers, moved_into_subgraph, reaches_float_layer
 from onnxq.ir.product import Product, find_products
 from onnxq.ir.table import Table, find_tables
+from onnxq.target import Target
 
 FEW_ROWS = 2048
 """Rows of a table that is treated as an edge layer: every sample meets each of them, and it takes little space."""
@@ -31,7 +32,7 @@ class LayerPlan:
         weights: 2 to 8, or 16.
         activations: 2 to 8, 16, or 32 for an input that stays in float.
         edge: it is a first or a last layer.
-        integer_kernel: its output is quantised to 8 bits, so that the runtime computes it on integers.
+        integer_kernel: its output is quantised to 8 bits, so that onnxruntime computes it on integers.
         block: inputs that share a scale of the weights; None for one scale a channel.
     """
 
@@ -59,10 +60,12 @@ class Quantiser:
         tensor: which.
         like: a layer's input behind operators that only move values, whose grid it shares; None when
             it has a grid of its own.
+        bits: 8 or 16.
     """
 
     tensor: str
     like: str | None
+    bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,12 @@ class Plan:
 
     Attributes:
         layers: every layer's bits.
-        outputs: 8-bit quantisers on layer outputs and on the operands of products.
+        outputs: quantisers on layer outputs and on the operands of products.
         remarks: what stays float, and why.
         products: products of two activations whose operands are quantised.
         tables: tables whose rows are stored as integers.
         mask: the input that tells padding from tokens; None where there is none.
+        raised: layers that have other bits than were asked for because of the target.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -84,6 +88,7 @@ class Plan:
     products: tuple[Product, ...] = ()
     tables: tuple[TablePlan, ...] = ()
     mask: str | None = None
+    raised: tuple[Remark, ...] = ()
 
 
 def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | None = None) -> Plan:
@@ -91,12 +96,12 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
 
     Args:
         model: prepared.
-        config: the bits of all layers, and the container of the weights.
+        config: the bits of all layers, the target, and the container of the weights.
         choice: each layer's own bits, by its name, in place of the configuration's.
 
     Raises:
-        UnsupportedError: the model has no layer to quantise; says what stands in the way.
-        ConfigError: the choice is not of this model's layers.
+        UnsupportedError: the model has no layer to quantise, here or for this target; says what stands in the way.
+        ConfigError: the choice is not of this model's layers, or has bits that the target does not take.
     """
     layers, remarks = find_layers(model)
     if not layers:
@@ -108,23 +113,70 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         )
     first, last = edge_layers(model, layers)
     edges = first | last
+    _require_opset(model, config.rules)
+    raised: tuple[Remark, ...] = ()
     if choice is None:
-        choice = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
+        asked = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
+        choice, raised = _for_target(asked, layers, config.rules)
     _require_matching(choice, [la.name for la in layers])
+    _require_taken(choice, layers, config.rules)
     planned = []
     for layer in layers:
         bits = choice[layer.name]
         if bits == FLOAT:
-            remarks += (Remark(layer.name, "left in float by the allocation"),)
+            remarks += tuple(r for r in raised if r.node == layer.name) or (
+                Remark(layer.name, "left in float by the allocation"),
+            )
             continue
         integer = layer.op == "Conv" and bits.activations == 8 and config.integer_weights(bits.weights)
         block = _block(layer, bits, config)
         planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer, block))
     products = find_products(model) if max(config.attention, config.activations) <= 8 else ()
-    outputs = (*_outputs(model, planned), *(Quantiser(t, None) for p in products for t in (p.left, p.right)))
+    outputs = (
+        *_outputs(model, planned, config.rules),
+        *(Quantiser(t, None) for p in products for t in (p.left, p.right)),
+    )
     names = {p.name for p in products}
     remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
-    return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model))
+    known = tuple(r for r in raised if choice[r.node] != FLOAT)
+    return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model), known)
+
+
+def _for_target(
+    asked: Mapping[str, Candidate], layers: Sequence[Layer], target: Target
+) -> tuple[dict[str, Candidate], tuple[Remark, ...]]:
+    """The bits that layers get on a target in place of those asked for, and what is to be said about it."""
+    given = {la.name: target.least(la.op, asked[la.name]) for la in layers}
+    if all(bits == FLOAT for bits in given.values()):
+        raise UnsupportedError(
+            f"target {target.name} runs none of the model's {len(layers)} layers at "
+            f"{', '.join(sorted({str(bits) for bits in asked.values()}))}, it takes {target.abilities}: ask for other "
+            "bits, also of first and last layers (edge_bits), or another target."
+        )
+    told = {
+        la.name: f"target {target.name} has no {asked[la.name]} for {la.op}: "
+        + ("left in float" if given[la.name] == FLOAT else f"{given[la.name]} instead")
+        for la in layers
+        if given[la.name] != asked[la.name]
+    }
+    return given, tuple(Remark(name, reason) for name, reason in told.items())
+
+
+def _require_opset(model: Model, target: Target) -> None:
+    if target.maximum_opset is not None and model.opset > target.maximum_opset:
+        raise UnsupportedError(
+            f"the model has opset {model.opset}, but target {target.name} reads opsets up to {target.maximum_opset}: "
+            "export it with an older one, or choose another target."
+        )
+
+
+def _require_taken(choice: Mapping[str, Candidate], layers: Sequence[Layer], target: Target) -> None:
+    foreign = [f"{la.name} {choice[la.name]}" for la in layers if not target.takes(la.op, choice[la.name])]
+    if foreign:
+        raise ConfigError(
+            f"the allocation gives {', '.join(foreign[:5])}, which target {target.name} does not run; it takes "
+            f"{target.abilities}: make an allocation for this target."
+        )
 
 
 def _block(layer: Layer, bits: Candidate, config: Config) -> int | None:
@@ -166,19 +218,26 @@ def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str]) ->
         )
 
 
-def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...]:
+def _outputs(model: Model, planned: Sequence[LayerPlan], target: Target) -> tuple[Quantiser, ...]:
+    """Where outputs of layers are quantised; for onnxruntime where an integer kernel takes the layer for it."""
+    if target.outputs == "none":
+        return ()
     inputs = {p.layer.input: p for p in planned}
     names = {p.layer.name for p in planned}
     quantisers = []
     for plan in planned:
         tensor = plan.layer.activated
         bits = {p.activations for p in planned if p.layer.input == tensor}
-        if not plan.integer_kernel or (bits and bits != {8}):
+        wanted = plan.activations if target.outputs == "layers" else 8
+        if wanted == FLOAT_BITS or (target.outputs == "kernels" and not plan.integer_kernel):
+            continue
+        if bits and bits != {wanted}:
             continue  # a reader with another grid would round a second time, which costs accuracy
         if reaches_float_layer(model, tensor, names):
             continue  # between quantisers, onnxruntime would quantise that layer's weights on its own account
         if moved_into_subgraph(model, tensor):
             continue  # onnxruntime aborts where it would move the DequantizeLinear towards a subgraph
         like = tensor if bits else carried_to(model, tensor, inputs)
-        quantisers.append(Quantiser(tensor, like if like and inputs[like].activations == 8 else None))
+        shared = like if like and inputs[like].activations == wanted else None
+        quantisers.append(Quantiser(tensor, shared, wanted))
     return tuple(quantisers)
