@@ -17,7 +17,7 @@ from onnxq.quant.spec import Granularity, QuantParams, weight_spec
 from onnxq.solve.blocked import solve_blocked
 from onnxq.solve.problem import Array, LayerProblem, Solution
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
-from onnxq.target import Target
+from onnxq.target import LayerRule, Target
 
 
 def make_problem(
@@ -44,7 +44,9 @@ def make_problem(
         block: inputs that share a scale of a channel; None where all do.
         target: what the runtime takes; a scale for each channel and int32 biases when None.
     """
-    one_scale = target is not None and block is None and target.layers[layer.op].one_scale
+    rule = target.layers[layer.op] if target else LayerRule()
+    one_scale = rule.one_scale and block is None
+    signed_8_bit = bits == 8 and grid is not None and grid.spec.bits == 8 and not rule.unsigned
     x, x_float, y, train = rows
     matrix = weight_matrix(layer, weight)
     groups, _, channels = matrix.shape
@@ -62,7 +64,7 @@ def make_problem(
         shared_scales=scales_are_shared(layer),
         fit_input=fit_input,
         fit_bias=bias is not None or layer.op != "MatMul",
-        pairs=multiplied_in_pairs(layer) if bits == 8 and grid is not None and grid.spec.bits == 8 else None,
+        pairs=multiplied_in_pairs(layer) if signed_8_bit else None,
         block=block,
         one_scale=one_scale,
         int32_bias=target is None or not target.float_bias,
