@@ -314,7 +314,7 @@ def test_one_scale_is_searched_over_the_whole_matrix() -> None:
     written = Written(solved("qnn"))
     (dequantize,) = written.weight_chain("Gemm")
     codes = written.value(dequantize.input[0]).astype(int) - 128
-    # Stored unsigned, they need not keep out of the saturation of signed ones: the range of the largest channel is used.
+    # Unsigned ones need not keep out of the saturation of signed ones: they use the whole grid.
     assert np.abs(codes).max() > 100
 
 
