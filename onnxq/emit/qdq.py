@@ -20,7 +20,7 @@ decided here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -54,6 +54,7 @@ def emit(
     outputs: Mapping[str, QuantParams],
     config: Config,
     tables: Mapping[str, TableSolution] | None = None,
+    whole: Container[str] = (),
 ) -> onnx.ModelProto:
     """The quantised model.
 
@@ -64,25 +65,30 @@ def emit(
         outputs: grids of the tensors in ``plan.outputs``, by name.
         config: the container of small weights, and the target.
         tables: solutions of ``plan.tables`` by the name of their nodes.
+        whole: layers whose weights take a byte each whatever the container.
     """
     writer = _Writer(to_proto(model), config.rules)
     for name, params in outputs.items():
         writer.quantise_for_all(name, params)
     for layer_plan in plan.layers:
         layer, solution = layer_plan.layer, solutions[layer_plan.layer.name]
-        packed = solution.weight.spec.bits <= 4 and config.container != "int8"
         if solution.input is not None and layer.input not in outputs:
             writer.quantise_input(layer, solution.input)
         if solution.weight.scale.ndim == 2:
             writer.quantise_blocks(layer, solution)
         else:
-            writer.quantise_weight(layer, solution, packed)
+            writer.quantise_weight(layer, solution, packed(solution, config) and layer.name not in whole)
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
     proto = writer.finish()
     if model.header.half:
         narrow_constants(proto)
     return proto
+
+
+def packed(solution: LayerSolution, config: Config) -> bool:
+    """Whether a layer's weights are stored two to a byte."""
+    return solution.weight.spec.bits <= 4 and config.container != "int8"
 
 
 class _Writer:
@@ -116,7 +122,7 @@ class _Writer:
             self._pairs[key] = self._pair(layer.input, layer.input, params, None)
         self._nodes[layer.name].input[0] = self._pairs[key]
 
-    def quantise_weight(self, layer: Layer, solution: LayerSolution, packed: bool) -> None:
+    def quantise_weight(self, layer: Layer, solution: LayerSolution, two_a_byte: bool) -> None:
         """Store the integers behind a DequantizeLinear, or floats on their grid before a QuantizeLinear too."""
         bits, integers, zero = solution.weight.spec.bits, solution.integers, 0
         if bits == 8 and self._target.layers[layer.op].unsigned:
@@ -124,7 +130,7 @@ class _Writer:
             stored = (integers + zero).astype(np.uint8)
         elif bits == 16:
             stored = integers.astype(np.int16)
-        elif packed:
+        elif two_a_byte:
             stored = integers.astype(ml_dtypes.int4)
         else:
             stored = integers.astype(np.int8)

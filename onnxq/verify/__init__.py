@@ -7,11 +7,13 @@ finds. So it judges models of any origin, and a mistake elsewhere in onnxq canno
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
 from onnxq.verify.levels import check_levels, deviation_from
-from onnxq.verify.report import Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
+from onnxq.verify.report import FirstDifference, Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
 from onnxq.verify.session import LEVELS
+from onnxq.verify.trace import first_difference
 
 __all__ = [
     "LEVELS",
+    "FirstDifference",
     "Latency",
     "LayerBits",
     "LevelCheck",
@@ -20,5 +22,6 @@ __all__ = [
     "audit_bits",
     "check_levels",
     "deviation_from",
+    "first_difference",
     "verify",
 ]
