@@ -31,13 +31,23 @@ class FaultError(VerificationError):
 
     Args:
         sentence: what is wrong, without a full stop.
-        difference: the first tensor that differs; None where none does when it is computed alone.
+        difference: the first tensor that differs between levels; None where none does when it is computed alone.
+        room: relative deviation that was allowed, where it was the simulation that the model is not.
+        place: where it starts, in words; the difference when None.
     """
 
-    def __init__(self, sentence: str, difference: FirstDifference | None) -> None:
-        self.difference = difference
+    def __init__(
+        self,
+        sentence: str,
+        difference: FirstDifference | None = None,
+        *,
+        room: float | None = None,
+        place: str | None = None,
+    ) -> None:
+        self.sentence, self.difference, self.room = sentence, difference, room
+        place = place or (str(difference) if difference else None)
         super().__init__(
-            f"{sentence}{f', first where {difference}' if difference else ''}; nothing was written: try other bits or "
+            f"{sentence}{f', first where {place}' if place else ''}; nothing was written: try other bits or "
             "another container, and report the model."
         )
 
@@ -54,8 +64,7 @@ def pass_gate(
         sqnr_db: of the simulation against the float network, by output; tells how large the error is.
 
     Raises:
-        FaultError: a level does not load or run, or its answers are not those of the others.
-        VerificationError: the answers are not those simulated.
+        FaultError: a level does not load or run, or its answers are not those of the others or those simulated.
     """
     checks = check_levels(model, feeds)
     failed = [f"{check.level} ({check.error})" for check in checks if not check.ok]
@@ -73,7 +82,7 @@ def pass_gate(
             raise FaultError(_sentence(f"at level {check.level}", "unoptimised", check.relative_rms, room), place)
     apart = deviation_from(model, feeds[: len(simulated)], simulated)
     if apart > room:
-        raise FaultError(_sentence("as emitted", "as simulated", apart, room), None)
+        raise FaultError(_sentence("as emitted", "as simulated", apart, room), room=room)
     return checks
 
 

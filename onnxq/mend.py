@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import onnx
 
+from onnxq.apart import first_apart
 from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.emit.qdq import emit, packed
@@ -50,10 +51,18 @@ def emit_through_gate(
         try:
             checks = pass_gate(proto, feeds, network.simulated[: len(feeds)], network.sqnr_db)
         except FaultError as error:
+            if error.room is not None:
+                raise _located(error, first_apart(model, plan, network, proto, feeds[0], error.room)) from None
             if config.rules.outputs != "kernels" or error.difference is None or not mending.remedy(error.difference):
                 raise
         else:
             return proto, checks, tuple(mending.told)
+
+
+def _located(error: FaultError, found: tuple[str, float] | None) -> FaultError:
+    """The same fault with the tensor where emitted and simulated model part."""
+    place = None if found is None else f"tensor {found[0]!r} differs by {found[1]:.1%}"
+    return FaultError(error.sentence, room=error.room, place=place)
 
 
 class _Mending:

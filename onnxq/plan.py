@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import ConfigError, UnsupportedError
+from onnxq.fitting import fit_bits, require_opset, require_taken
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
-from onnxq.ir.paths import carried_to, edge_layers, moved_into_subgraph, reaches_float_layer
+from onnxq.ir.paths import edge_layers
 from onnxq.ir.product import Product, find_products
 from onnxq.ir.table import Table, find_tables
-from onnxq.target import Target
+from onnxq.places import Quantiser as Quantiser
+from onnxq.places import find_places
 
 FEW_ROWS = 2048
 """Rows of a table that is treated as an edge layer: every sample meets each of them, and it takes little space."""
@@ -50,22 +52,6 @@ class TablePlan:
 
     table: Table
     bits: int
-
-
-@dataclass(frozen=True)
-class Quantiser:
-    """A place where a tensor is quantised for everything that reads it.
-
-    Attributes:
-        tensor: which.
-        like: a layer's input behind operators that only move values, whose grid it shares; None when
-            it has a grid of its own.
-        bits: 8 or 16.
-    """
-
-    tensor: str
-    like: str | None
-    bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -113,13 +99,13 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         )
     first, last = edge_layers(model, layers)
     edges = first | last
-    _require_opset(model, config.rules)
+    require_opset(model, config.rules)
     raised: tuple[Remark, ...] = ()
     if choice is None:
         asked = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
-        choice, raised = _for_target(asked, layers, config.rules)
+        choice, raised = fit_bits(asked, layers, config.rules)
     _require_matching(choice, [la.name for la in layers])
-    _require_taken(choice, layers, config.rules)
+    require_taken(choice, layers, config.rules)
     planned = []
     for layer in layers:
         bits = choice[layer.name]
@@ -132,51 +118,11 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         block = _block(layer, bits, config)
         planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer, block))
     products = find_products(model) if max(config.attention, config.activations) <= 8 else ()
-    outputs = (
-        *_outputs(model, planned, config.rules),
-        *(Quantiser(t, None) for p in products for t in (p.left, p.right)),
-    )
+    outputs = find_places(model, planned, products, config)
     names = {p.name for p in products}
     remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
     known = tuple(r for r in raised if choice[r.node] != FLOAT)
     return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model), known)
-
-
-def _for_target(
-    asked: Mapping[str, Candidate], layers: Sequence[Layer], target: Target
-) -> tuple[dict[str, Candidate], tuple[Remark, ...]]:
-    """The bits that layers get on a target in place of those asked for, and what is to be said about it."""
-    given = {la.name: target.least(la.op, asked[la.name]) for la in layers}
-    if all(bits == FLOAT for bits in given.values()):
-        raise UnsupportedError(
-            f"target {target.name} runs none of the model's {len(layers)} layers at "
-            f"{', '.join(sorted({str(bits) for bits in asked.values()}))}, it takes {target.abilities}: ask for other "
-            "bits, also of first and last layers (edge_bits), or another target."
-        )
-    told = {
-        la.name: f"target {target.name} has no {asked[la.name]} for {la.op}: "
-        + ("left in float" if given[la.name] == FLOAT else f"{given[la.name]} instead")
-        for la in layers
-        if given[la.name] != asked[la.name]
-    }
-    return given, tuple(Remark(name, reason) for name, reason in told.items())
-
-
-def _require_opset(model: Model, target: Target) -> None:
-    if target.maximum_opset is not None and model.opset > target.maximum_opset:
-        raise UnsupportedError(
-            f"the model has opset {model.opset}, but target {target.name} reads opsets up to {target.maximum_opset}: "
-            "export it with an older one, or choose another target."
-        )
-
-
-def _require_taken(choice: Mapping[str, Candidate], layers: Sequence[Layer], target: Target) -> None:
-    foreign = [f"{la.name} {choice[la.name]}" for la in layers if not target.takes(la.op, choice[la.name])]
-    if foreign:
-        raise ConfigError(
-            f"the allocation gives {', '.join(foreign[:5])}, which target {target.name} does not run; it takes "
-            f"{target.abilities}: make an allocation for this target."
-        )
 
 
 def _block(layer: Layer, bits: Candidate, config: Config) -> int | None:
@@ -216,28 +162,3 @@ def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str]) ->
         raise ConfigError(
             "the allocation leaves every layer in float, so there is nothing to quantise; lower a budget."
         )
-
-
-def _outputs(model: Model, planned: Sequence[LayerPlan], target: Target) -> tuple[Quantiser, ...]:
-    """Where outputs of layers are quantised; for onnxruntime where an integer kernel takes the layer for it."""
-    if target.outputs == "none":
-        return ()
-    inputs = {p.layer.input: p for p in planned}
-    names = {p.layer.name for p in planned}
-    quantisers = []
-    for plan in planned:
-        tensor = plan.layer.activated
-        bits = {p.activations for p in planned if p.layer.input == tensor}
-        wanted = plan.activations if target.outputs == "layers" else 8
-        if wanted == FLOAT_BITS or (target.outputs == "kernels" and not plan.integer_kernel):
-            continue
-        if bits and bits != {wanted}:
-            continue  # a reader with another grid would round a second time, which costs accuracy
-        if reaches_float_layer(model, tensor, names):
-            continue  # between quantisers, onnxruntime would quantise that layer's weights on its own account
-        if moved_into_subgraph(model, tensor):
-            continue  # onnxruntime aborts where it would move the DequantizeLinear towards a subgraph
-        like = tensor if bits else carried_to(model, tensor, inputs)
-        shared = like if like and inputs[like].activations == wanted else None
-        quantisers.append(Quantiser(tensor, shared, wanted))
-    return tuple(quantisers)

@@ -368,3 +368,24 @@ def test_a_finished_layer_of_a_target_comes_back_from_disk_as_it_was(tmp_path: P
             solution.input.spec,
         )
         np.testing.assert_array_equal(back.weight.scale, solution.weight.scale)
+
+
+def test_qnn_operators_between_convolutions_have_their_outputs_quantised_and_other_targets_leave_them() -> None:
+    text = f"""(float[N,3,8,8] x) => (float[N,8,4,4] y) {{
+        c = Conv{SAME}(x, w0, b0)  r = Relu(c)  e = Conv{SAME}(r, w1, b1)  s = Add(e, r)  t = Relu(s)
+        p = AveragePool<kernel_shape=[2,2],strides=[2,2]>(t)  y = Conv{SAME}(p, w2, b1) }}"""
+    constants = {"w0": weight(0, 8, 3, 3, 3), "w1": weight(1, 8, 8, 3, 3), "w2": weight(2, 8, 8, 3, 3)}
+    model = build(text, 21, **constants, b0=0.1 * normal(3, 8), b1=0.1 * normal(4, 8))
+    for bits, floor in ((8, 30), (16, 38)):
+        result = solved("qnn", model, activations=bits)
+        written = Written(result)
+        followed = {node.input[0] for node in written.activation_quantisers()}
+        assert followed == {"x", "r", "e", "t", "p", "y/float"}  # behind the ReLU that follows the addition
+        simulated = result.report.simulated_sqnr_db["y"] or 0
+        assert simulated > floor
+        emitted = ReferenceEvaluator(result.model).run(None, {"x": images()})[0]
+        exact = ReferenceEvaluator(model).run(None, {"x": images()})[0]
+        sqnr = 10 * np.log10(np.square(exact).sum() / np.square(exact - emitted).sum())
+        assert sqnr == pytest.approx(simulated, abs=0.2)
+    left = {node.input[0] for node in Written(solved("openvino", model)).activation_quantisers()}
+    assert left == {"x", "r", "p"}

@@ -19,7 +19,7 @@ from onnxq.config import Config
 from onnxq.emit.qdq import emit
 from onnxq.gate import FaultError, pass_gate
 from onnxq.pipeline import quantize
-from onnxq.verify import check_levels, first_difference, verify
+from onnxq.verify import check_levels, first_difference, unoptimised_values, verify
 
 FEED = {"x": images(4)}
 
@@ -210,3 +210,27 @@ def test_a_target_with_prescribed_forms_is_not_mended(monkeypatch: pytest.Monkey
     corrupted(monkeypatch, "float")
     with pytest.raises(FaultError, match=r"tensor 'a/dequantized' \(node 'a', Relu\) differs by"):
         quantize(relu_chain(opset=21), images(), Config(target="generic"))
+
+
+@pytest.mark.parametrize(("weight", "tensor"), [("w0", "a"), ("w1", "d"), ("w2", "y")])
+def test_a_model_that_is_not_what_was_simulated_is_refused_with_the_first_tensor_that_differs(
+    monkeypatch: pytest.MonkeyPatch, weight: str, tensor: str
+) -> None:
+    def faulty(*given: Any, **options: Any) -> onnx.ModelProto:
+        made = emit(*given, **options)
+        scale = next(t for t in made.graph.initializer if t.name == f"{weight}/scale")
+        scale.CopyFrom(numpy_helper.from_array(1.7 * numpy_helper.to_array(scale), scale.name))
+        return made
+
+    monkeypatch.setattr(mend, "emit", faulty)
+    told = rf"as emitted differ from those as simulated by .*, first where tensor '{tensor}' differs by \d\d\.\d%"
+    with pytest.raises(FaultError, match=told):
+        quantize(relu_chain(), images(), Config())
+
+
+def test_inner_tensors_are_read_out_as_the_unoptimised_graph_computes_them() -> None:
+    model = relu_lost()
+    found = unoptimised_values(model, ["d", "r", "y"], FEED)
+    np.testing.assert_array_equal(found["r"] >= 0, True)
+    wanted = np.clip(np.rint(found["r"] / np.float32(0.2)) + 8, 0, 15) - 8
+    np.testing.assert_allclose(found["d"], wanted * np.float32(0.2), rtol=1e-6)

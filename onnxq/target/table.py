@@ -49,6 +49,7 @@ class Target:
         float_bias: biases stay in float; otherwise they are int32 beside quantised inputs.
         float_weights: 8-bit weights are stored in float before a QuantizeLinear; otherwise as integers.
         outputs: one of :data:`OUTPUTS`.
+        output_ops: operators besides the layers whose outputs are quantised.
         tables: bits that tables of embeddings may have besides float; None for all that exist.
         layers: rules by operator.
         sources: documents that the rules are taken from.
@@ -62,6 +63,7 @@ class Target:
     float_bias: bool
     float_weights: bool
     outputs: str
+    output_ops: tuple[str, ...]
     tables: tuple[int, ...] | None
     layers: Mapping[str, LayerRule]
     sources: tuple[str, ...]
@@ -142,6 +144,7 @@ def read_target(name: str) -> Target:
         float_bias=values["bias"]["float"],
         float_weights=values["weights"]["float"],
         outputs=outputs,
+        output_ops=tuple(values["outputs"].get("ops", ())),
         tables=None if tables == "any" else tuple(tables),
         layers={op: _rule(rule) for op, rule in values["layers"].items()},
         sources=tuple(dict.fromkeys(s for section in _sections(values) for s in section.get("sources", ()))),

@@ -66,6 +66,22 @@ def first_difference(
     )
 
 
+def unoptimised_values(model: onnx.ModelProto, tensors: Sequence[str], feed: Feed) -> dict[str, NDArray[Any]]:
+    """Inner tensors of a model as its unoptimised graph computes them, where nothing is fused.
+
+    Args:
+        model: in memory.
+        tensors: names of tensors of the main graph.
+        feed: one batch, ``{input: array}``.
+    """
+    open_ = onnx.ModelProto()
+    open_.CopyFrom(model)
+    known = {o.name for o in model.graph.output}
+    open_.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in known)
+    session = start_session(serialised(open_, "the quantised model"), LEVELS[0])
+    return dict(zip(tensors, session.run(list(tensors), dict(feed)), strict=True))
+
+
 @dataclass(frozen=True)
 class _Verdict:
     """What a cut came to."""
