@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,11 @@ from onnxq.choices import make_choices
 from onnxq.config import Config, make_config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.load import load
+from onnxq.network import solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.pipeline import Result, quantize
+from onnxq.plan import make_plan
+from onnxq.progress import silent
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.histogram import Histogram
 from onnxq.quant.scale_search import activation_params, stretched
@@ -44,11 +48,19 @@ def every_op(opset: int = 17) -> onnx.ModelProto:
     return build(text, opset, **constants, w3=weight(3, 32, 10), **{k: 0.1 * v for k, v in biases.items()})
 
 
-def solved(target: str, model: onnx.ModelProto | None = None, count: int = 16, **options: object) -> Result:
+def solved(target: str, model: onnx.ModelProto | None = None, **options: object) -> Result:
+    """A model, or one with every operator, quantised for a target."""
+    if model is None:
+        return _every_op_solved(target, tuple(options.items()))
     config = make_config({"target": target, "edge_bits": "same", **options})
-    result = quantize(model or every_op(), images(count), config)
+    result = quantize(model, images(), config)
     checker.check_model(result.model, full_check=True)
     return result
+
+
+@cache
+def _every_op_solved(target: str, options: tuple[tuple[str, object], ...]) -> Result:
+    return solved(target, every_op(), **dict(options))
 
 
 class Written:
@@ -275,8 +287,6 @@ def test_a_model_none_of_whose_layers_a_target_runs_at_the_bits_is_refused() -> 
 
 
 def test_an_allocation_made_for_another_target_is_refused() -> None:
-    from onnxq.plan import make_plan
-
     model = prepare(load(relu_chain(), minimum_opset=21))
     choice = dict.fromkeys(("c0", "c1", "y"), Candidate(4, 8))
     with pytest.raises(ConfigError, match=r"gives c0 w4a8, c1 w4a8, y w4a8, which target openvino does not run"):
@@ -349,10 +359,6 @@ def test_a_symmetric_grid_that_is_stretched_at_either_end_stays_symmetric() -> N
 
 
 def test_a_finished_layer_of_a_target_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
-    from onnxq.network import solve_network
-    from onnxq.plan import make_plan
-    from onnxq.progress import silent
-
     config = make_config({"target": "tensorrt", "edge_bits": "same"})
     model = prepare(load(every_op(), minimum_opset=13))
     checkpoint = Checkpoint(tmp_path / "work", "mark", resume=False)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 from small_models import SAME, build, conv_constants, images, relu_chain
 
 from onnxq import mend
@@ -50,8 +50,6 @@ def relu_lost(before: int = 2, behind: int = 2, zero: int = 8) -> onnx.ModelProt
 
 def unchecked(text: str) -> onnx.ModelProto:
     """As :func:`small_models.build`, for models whose 4-bit constants come later."""
-    from onnx import parser
-
     model = parser.parse_model(f'<ir_version: 10, opset_import: ["": 21]> g {text}')
     model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in conv_constants().items())
     for node in model.graph.node:
