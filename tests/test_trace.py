@@ -133,6 +133,16 @@ def test_verify_reports_the_first_difference_of_any_model(tmp_path: Path) -> Non
     assert "tensor 'd'" in " ".join(plain.stdout.split())
 
 
+def test_a_model_whose_types_cannot_be_inferred_is_traced_to_its_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_: onnx.ModelProto) -> onnx.ModelProto:
+        raise onnx.shape_inference.InferenceError("no")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", failing)
+    found = first_difference(relu_lost(), [FEED], "all")
+    assert found is not None
+    assert (found.tensor, found.op) == ("y", "Tanh")
+
+
 def test_the_gate_names_the_tensor_and_the_node() -> None:
     with pytest.raises(FaultError, match=r"first where tensor 'd' \(node 'the r', Relu\) differs by") as caught:
         pass_gate(relu_lost(), [FEED], [], {"y": 30.0})

@@ -202,7 +202,10 @@ def _computed_floats(proto: onnx.ModelProto, reads: dict[int, tuple[str, ...]]) 
     for node in proto.graph.node:
         if live & set(reads[id(node)]):
             live |= set(node.output)
-    typed = onnx.shape_inference.infer_shapes(proto).graph
+    try:
+        typed = onnx.shape_inference.infer_shapes(proto).graph
+    except Exception:  # a model that is broken enough: its outputs alone are judged
+        return set()
     return {v.name for v in typed.value_info if v.name in live and v.type.tensor_type.elem_type in _FLOATS}
 
 
