@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import ConfigError, OutputError
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import Granularity, QuantParams, QuantSpec
+from onnxq.quant.spec import Granularity, QuantParams, QuantSpec, activation_spec
 
 FINGERPRINT = "fingerprint"
 
@@ -135,26 +135,29 @@ def _pack(solution: LayerSolution) -> dict[str, NDArray[Any]]:
     packed: dict[str, NDArray[Any]] = {
         "integers": solution.integers,
         "weight_scale": solution.weight.scale,
-        "weight_spec": np.array([spec.bits, spec.narrow]),
+        "weight_spec": np.array([spec.bits, spec.narrow, spec.granularity is Granularity.PER_TENSOR]),
         "numbers": np.array([solution.loss_nearest, solution.loss, solution.seconds]),
         "status": np.array(solution.status),
+        "int32_bias": np.array(solution.int32_bias),
     }
     if solution.bias is not None:
         packed["bias"] = solution.bias
     if grid is not None:
         packed["input_scale"] = grid.scale
-        packed["input_grid"] = np.array([grid.spec.bits, grid.spec.signed, grid.zero_point])
+        packed["input_grid"] = np.array([grid.spec.bits, grid.spec.symmetric, grid.zero_point])
     return packed
 
 
 def _unpack(layer: str, packed: dict[str, NDArray[Any]]) -> LayerSolution:
-    bits, narrow = packed["weight_spec"].tolist()
+    bits, narrow, one_scale = packed["weight_spec"].tolist()
     nearest, loss, seconds = packed["numbers"].tolist()
-    granularity = Granularity.PER_BLOCK if packed["weight_scale"].ndim == 2 else Granularity.PER_CHANNEL
+    granularity = Granularity.PER_TENSOR if one_scale else Granularity.PER_CHANNEL
+    if packed["weight_scale"].ndim == 2:
+        granularity = Granularity.PER_BLOCK
     grid = None
     if "input_grid" in packed:
-        input_bits, signed, zero = packed["input_grid"].tolist()
-        grid = QuantParams(QuantSpec(input_bits, bool(signed)), packed["input_scale"], zero)
+        input_bits, symmetric, zero = packed["input_grid"].tolist()
+        grid = QuantParams(activation_spec(input_bits, symmetric=bool(symmetric)), packed["input_scale"], zero)
     return LayerSolution(
         layer=layer,
         integers=packed["integers"],
@@ -165,4 +168,5 @@ def _unpack(layer: str, packed: dict[str, NDArray[Any]]) -> LayerSolution:
         loss=loss,
         status=str(packed["status"]),
         seconds=seconds,
+        int32_bias=bool(packed["int32_bias"]),
     )

@@ -46,17 +46,22 @@ class Choices:
 def make_choices(model: Model, candidates: Sequence[Candidate], config: Config) -> Choices:
     """The candidates of a model's layers; first and last ones get theirs raised to ``edge_bits``.
 
+    A layer that may not have a candidate on the target gets the least that has as many bits in its place.
+
     Args:
         model: prepared.
         candidates: to choose from.
-        config: for ``edge_bits``.
+        config: for ``edge_bits`` and the target.
     """
     layers, _ = find_layers(model)
     first, last = edge_layers(model, layers)
     edges = tuple(layer.name for layer in layers if layer.name in first | last)
     raised = tuple(_raised(c, config) for c in candidates)
-    columns = tuple(dict.fromkeys((*candidates, *raised)))
-    rows = [[c in (raised if layer.name in edges else candidates) for c in columns] for layer in layers]
+    given = [
+        [config.rules.least(layer.op, c) for c in (raised if layer.name in edges else candidates)] for layer in layers
+    ]
+    columns = tuple(dict.fromkeys((*candidates, *raised, *(c for some in given for c in some))))
+    rows = [[c in some for c in columns] for some in given]
     taken = np.array(rows, bool).reshape(len(layers), len(columns))
     used: NDArray[np.bool_] = np.asarray(taken.any(axis=0))
     columns = tuple(c for c, some in zip(columns, used, strict=True) if some)

@@ -12,12 +12,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from onnxq.budget import parse_budgets
-from onnxq.candidate import parse_candidates
+from onnxq.candidate import Candidate, parse_candidates
 from onnxq.errors import ConfigError
+from onnxq.target import Target, read_target
 
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 ActivationBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
@@ -122,12 +123,18 @@ class Config:
         table_samples: calibration samples on which the candidates are compared, at most.
         mode: ``sequential`` lets each layer see what the quantised layers before it really produce;
             ``parallel`` solves each on float inputs.
+        target: the runtime the model is made for: ``onnxruntime``, ``tensorrt``, ``qnn``, ``openvino`` or
+            ``generic`` for any other. It decides grids, biases, the form of weights and what is quantised besides
+            the layers (:mod:`onnxq.target` has the rules and their sources). Bits that none of its layers may have
+            are refused, candidates among them. Where only some kinds of layers may have them, the others get the
+            least that has as many, or stay in float, and the report says so.
         container: how weights of 4 bits and less are stored: ``int4`` for a small file, ``int8`` for
             integer kernels on a CPU; ``auto`` is int4.
         attention: bits of both operands of products of two activations (attention scores and context), 8, or
             32 to leave them in float; with ``activations`` of 16 and 32 they stay in float too.
         embeddings: bits of tables that rows are looked up in, 4, 8, or 32 to leave them in float; ``same``
-            takes 4 or 8, as many as the weights need, and float for 16. Tables of few rows get ``edge_bits``.
+            takes 4 or 8, as many as the weights need and the target has, and float for 16. Tables of few rows get
+            ``edge_bits``.
         block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
             output channel; None for one scale a channel.
         samples: calibration samples to use at most; all when None.
@@ -155,6 +162,7 @@ class Config:
     budget: Budgets = ()
     table_samples: Annotated[int, Field(ge=1)] = 128
     mode: Literal["sequential", "parallel"] = "sequential"
+    target: Literal["onnxruntime", "tensorrt", "qnn", "openvino", "generic"] = "onnxruntime"
     container: Literal["auto", "int4", "int8"] = "auto"
     attention: Literal[8, 32] = 8
     embeddings: Literal[4, 8, 32, "same"] = "same"
@@ -175,6 +183,19 @@ class Config:
         """Whether blocks are refined."""
         return self.reconstruct and self.preset == "advanced" and self.mode == "sequential"
 
+    @model_validator(mode="after")
+    def _within_target(self) -> Config:
+        candidates = parse_candidates(self.candidates) if self.candidates else ()
+        self.rules.require(candidates or (Candidate(self.weights, self.activations),))
+        if self.embeddings != "same":
+            self.rules.require_table_bits(self.embeddings)
+        return self
+
+    @property
+    def rules(self) -> Target:
+        """What the target takes."""
+        return read_target(self.target)
+
     def integer_weights(self, bits: int) -> bool:
         """Whether weights of so many bits are stored as 8-bit integers, which integer kernels take."""
         return 4 < bits <= 8 or (bits <= 4 and self.container == "int8")
@@ -183,7 +204,7 @@ class Config:
         """The lowest operator set that has the types of some bits."""
         weights = set(weights)
         packed = min(weights) <= 4 and self.container != "int8"
-        return 21 if packed or 16 in weights | set(activations) else 13
+        return max(21 if packed or 16 in weights | set(activations) else 13, self.rules.minimum_opset)
 
     @property
     def opset(self) -> int:
@@ -200,7 +221,8 @@ class Config:
         """Bits of tables."""
         if self.embeddings != "same":
             return self.embeddings
-        return next((bits for bits in (4, 8) if self.weights <= bits), FLOAT_BITS)
+        known = (4, 8) if self.rules.tables is None else self.rules.tables
+        return next((bits for bits in known if self.weights <= bits), FLOAT_BITS)
 
     @property
     def edge_weights(self) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.data import Feed
 from onnxq.errors import VerificationError
-from onnxq.verify import LevelCheck, check_levels, deviation_from
+from onnxq.verify import FirstDifference, LevelCheck, check_levels, deviation_from, first_difference
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -24,6 +24,32 @@ ROOM = 2.0
 
 LEAST_ROOM = 0.05
 """Deviation that is always allowed, relative to the output."""
+
+
+class FaultError(VerificationError):
+    """A level that fails or means something else, with the place where it starts.
+
+    Args:
+        sentence: what is wrong, without a full stop.
+        difference: the first tensor that differs between levels; None where none does when it is computed alone.
+        room: relative deviation that was allowed, where it was the simulation that the model is not.
+        place: where it starts, in words; the difference when None.
+    """
+
+    def __init__(
+        self,
+        sentence: str,
+        difference: FirstDifference | None = None,
+        *,
+        room: float | None = None,
+        place: str | None = None,
+    ) -> None:
+        self.sentence, self.difference, self.room = sentence, difference, room
+        place = place or (str(difference) if difference else None)
+        super().__init__(
+            f"{sentence}{f', first where {place}' if place else ''}; nothing was written: try other bits or "
+            "another container, and report the model."
+        )
 
 
 def pass_gate(
@@ -38,29 +64,30 @@ def pass_gate(
         sqnr_db: of the simulation against the float network, by output; tells how large the error is.
 
     Raises:
-        VerificationError: a level does not load or run, or its answers are not those of the others.
+        FaultError: a level does not load or run, or its answers are not those of the others or those simulated.
     """
     checks = check_levels(model, feeds)
     failed = [f"{check.level} ({check.error})" for check in checks if not check.ok]
     if failed:
-        raise VerificationError(
-            f"the quantised model does not run in onnxruntime at level {', '.join(failed)}; nothing was written: "
-            "try other bits or another container, and report the model."
+        lowest = next(check.level for check in checks if not check.ok)
+        raise FaultError(
+            f"the quantised model does not run in onnxruntime at level {', '.join(failed)}",
+            first_difference(model, feeds, lowest),
         )
     known = [db for db in sqnr_db.values() if db is not None]
     room = max(LEAST_ROOM, ROOM * 10 ** (-min(known) / 20)) if known else 1.0
     for check in checks:
         if (check.relative_rms or 0.0) > room:
-            raise VerificationError(_sentence(f"at level {check.level}", "unoptimised", check.relative_rms, room))
+            place = first_difference(model, feeds, check.level, tolerance=room)
+            raise FaultError(_sentence(f"at level {check.level}", "unoptimised", check.relative_rms, room), place)
     apart = deviation_from(model, feeds[: len(simulated)], simulated)
     if apart > room:
-        raise VerificationError(_sentence("as emitted", "as simulated", apart, room))
+        raise FaultError(_sentence("as emitted", "as simulated", apart, room), room=room)
     return checks
 
 
 def _sentence(one: str, other: str, found: float | None, room: float) -> str:
     return (
         f"the quantised model's outputs {one} differ from those {other} by {100 * (found or 0.0):.1f}% of their size, "
-        f"more than the {100 * room:.1f}% that rounding explains; nothing was written: try other bits or another "
-        "container, and report the model."
+        f"more than the {100 * room:.1f}% that rounding explains"
     )

@@ -24,7 +24,7 @@ from onnxq.progress import Listener, Progress
 from onnxq.reconstruction import reconstructed
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import QuantParams, activation_spec
+from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
 from onnxq.quant.table import TableSolution
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
@@ -43,7 +43,7 @@ class NetworkSolution:
 
     Attributes:
         layers: solutions by layer name.
-        outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
+        outputs: grids of tensors that are quantised where they are made, by tensor name.
         samples: calibration samples seen.
         sqnr_db: by network output, float against simulated quantised network on these samples; empty
             in parallel mode, which does not run the quantised network, and after later changes.
@@ -129,15 +129,15 @@ class _Walk:
         """Observe a stage, solve its layers, and let the quantised network pass it."""
         nodes = set(stage.nodes)
         places = [q for q in self._plan.outputs if self._maker[q.tensor] in nodes]
-        own = [q.tensor for q in places if q.like in (None, q.tensor)]
+        own = {q.tensor: q.bits for q in places if q.like in (None, q.tensor)}
         seen = calibration.observe(stage, own, tell)
         for layer in stage.layers:
             self.solutions[layer.name] = solution = self._solution(layer, seen)
             if solution.input is not None:
                 self._grids[layer.input, self._planned[layer.name].activations] = solution.input
             tell(1)
-        for tensor in own:
-            self.outputs[tensor] = activation_params(seen.histograms[tensor], activation_spec(8))
+        for tensor, bits in own.items():
+            self.outputs[tensor] = activation_params(seen.histograms[tensor], self._spec(bits))
         inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
         if seen.moments:
             found = calibration.moments(stage, inputs, self._constants(stage), tell)
@@ -146,7 +146,7 @@ class _Walk:
                 self.solutions[layer.name] = para_normalised(layer, solution, wanted, found[layer.name])
         calibration.advance(stage, inputs, self._constants(stage), {t: self.outputs[t] for t in own}, tell)
         for place in self._plan.outputs:  # grids that were waiting for the layer they follow
-            known = self._grids.get((place.like or "", 8))
+            known = self._grids.get((place.like or "", place.bits))
             if place.tensor not in self.outputs and known is not None:
                 self.outputs[place.tensor] = known
 
@@ -203,6 +203,7 @@ class _Walk:
             (rows.x, rows.x_float, rows.y, rows.train),
             fit_input=readers == 1 and layer.input not in self.outputs,
             block=planned.block,
+            target=self._config.rules,
         )
         solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
         self._checkpoint.save(solution)
@@ -215,7 +216,10 @@ class _Walk:
         if layer.input in self.outputs:
             return self.outputs[layer.input]
         known = self._grids.get((layer.input, bits))
-        return known or activation_params(seen.histograms[layer.input], activation_spec(bits))
+        return known or activation_params(seen.histograms[layer.input], self._spec(bits))
+
+    def _spec(self, bits: int) -> QuantSpec:
+        return activation_spec(bits, symmetric=self._config.rules.symmetric)
 
 
 def _solve_tables(model: Model, plan: Plan) -> dict[str, TableSolution]:

@@ -20,14 +20,13 @@ from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
 from onnxq.data import Data, Feed, count_samples, read_feeds, samples_in
-from onnxq.emit.qdq import emit
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import give_back_freed_memory
-from onnxq.gate import pass_gate
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
+from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
 from onnxq.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
 from onnxq.network import NetworkSolution, solve_network
@@ -152,11 +151,10 @@ def _run(
     with clock.stage("tune"):
         if config.tuning:
             network = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
-    with clock.stage("emit"):
-        proto = emit(prepared, plan, network.layers, network.outputs, config, network.tables)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
-        checks = pass_gate(proto, gate, network.simulated[: len(gate)], network.sqnr_db)
+        proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
+        network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
     report = _report(plan, config, network, proto, checks, size, clock.seconds)
     return _Run(Result(model=proto, report=report), prepared, network)
 
@@ -373,7 +371,7 @@ def _report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
-        notes=(*_beside_layers(plan), *network.remarks),
+        notes=(*plan.raised, *_beside_layers(plan), *network.remarks),
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import ConfigError, UnsupportedError
+from onnxq.fitting import fit_bits, require_opset, require_taken
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
-from onnxq.ir.paths import carried_to, edge_layers, moved_into_subgraph, reaches_float_layer
+from onnxq.ir.paths import edge_layers
 from onnxq.ir.product import Product, find_products
 from onnxq.ir.table import Table, find_tables
+from onnxq.places import Quantiser as Quantiser
+from onnxq.places import find_places
 
 FEW_ROWS = 2048
 """Rows of a table that is treated as an edge layer: every sample meets each of them, and it takes little space."""
@@ -31,7 +34,7 @@ class LayerPlan:
         weights: 2 to 8, or 16.
         activations: 2 to 8, 16, or 32 for an input that stays in float.
         edge: it is a first or a last layer.
-        integer_kernel: its output is quantised to 8 bits, so that the runtime computes it on integers.
+        integer_kernel: its output is quantised to 8 bits, so that onnxruntime computes it on integers.
         block: inputs that share a scale of the weights; None for one scale a channel.
     """
 
@@ -52,30 +55,17 @@ class TablePlan:
 
 
 @dataclass(frozen=True)
-class Quantiser:
-    """A place where a tensor is quantised for everything that reads it.
-
-    Attributes:
-        tensor: which.
-        like: a layer's input behind operators that only move values, whose grid it shares; None when
-            it has a grid of its own.
-    """
-
-    tensor: str
-    like: str | None
-
-
-@dataclass(frozen=True)
 class Plan:
     """What is quantised, and how.
 
     Attributes:
         layers: every layer's bits.
-        outputs: 8-bit quantisers on layer outputs and on the operands of products.
+        outputs: quantisers on layer outputs and on the operands of products.
         remarks: what stays float, and why.
         products: products of two activations whose operands are quantised.
         tables: tables whose rows are stored as integers.
         mask: the input that tells padding from tokens; None where there is none.
+        raised: layers that have other bits than were asked for because of the target.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -84,6 +74,7 @@ class Plan:
     products: tuple[Product, ...] = ()
     tables: tuple[TablePlan, ...] = ()
     mask: str | None = None
+    raised: tuple[Remark, ...] = ()
 
 
 def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | None = None) -> Plan:
@@ -91,12 +82,12 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
 
     Args:
         model: prepared.
-        config: the bits of all layers, and the container of the weights.
+        config: the bits of all layers, the target, and the container of the weights.
         choice: each layer's own bits, by its name, in place of the configuration's.
 
     Raises:
-        UnsupportedError: the model has no layer to quantise; says what stands in the way.
-        ConfigError: the choice is not of this model's layers.
+        UnsupportedError: the model has no layer to quantise, here or for this target; says what stands in the way.
+        ConfigError: the choice is not of this model's layers, or has bits that the target does not take.
     """
     layers, remarks = find_layers(model)
     if not layers:
@@ -108,23 +99,30 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         )
     first, last = edge_layers(model, layers)
     edges = first | last
+    require_opset(model, config.rules)
+    raised: tuple[Remark, ...] = ()
     if choice is None:
-        choice = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
+        asked = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
+        choice, raised = fit_bits(asked, layers, config.rules)
     _require_matching(choice, [la.name for la in layers])
+    require_taken(choice, layers, config.rules)
     planned = []
     for layer in layers:
         bits = choice[layer.name]
         if bits == FLOAT:
-            remarks += (Remark(layer.name, "left in float by the allocation"),)
+            remarks += tuple(r for r in raised if r.node == layer.name) or (
+                Remark(layer.name, "left in float by the allocation"),
+            )
             continue
         integer = layer.op == "Conv" and bits.activations == 8 and config.integer_weights(bits.weights)
         block = _block(layer, bits, config)
         planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer, block))
     products = find_products(model) if max(config.attention, config.activations) <= 8 else ()
-    outputs = (*_outputs(model, planned), *(Quantiser(t, None) for p in products for t in (p.left, p.right)))
+    outputs = find_places(model, planned, products, config)
     names = {p.name for p in products}
     remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
-    return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model))
+    known = tuple(r for r in raised if choice[r.node] != FLOAT)
+    return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model), known)
 
 
 def _block(layer: Layer, bits: Candidate, config: Config) -> int | None:
@@ -164,21 +162,3 @@ def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str]) ->
         raise ConfigError(
             "the allocation leaves every layer in float, so there is nothing to quantise; lower a budget."
         )
-
-
-def _outputs(model: Model, planned: Sequence[LayerPlan]) -> tuple[Quantiser, ...]:
-    inputs = {p.layer.input: p for p in planned}
-    names = {p.layer.name for p in planned}
-    quantisers = []
-    for plan in planned:
-        tensor = plan.layer.activated
-        bits = {p.activations for p in planned if p.layer.input == tensor}
-        if not plan.integer_kernel or (bits and bits != {8}):
-            continue  # a reader with another grid would round a second time, which costs accuracy
-        if reaches_float_layer(model, tensor, names):
-            continue  # between quantisers, onnxruntime would quantise that layer's weights on its own account
-        if moved_into_subgraph(model, tensor):
-            continue  # onnxruntime aborts where it would move the DequantizeLinear towards a subgraph
-        like = tensor if bits else carried_to(model, tensor, inputs)
-        quantisers.append(Quantiser(tensor, like if like and inputs[like].activations == 8 else None))
-    return tuple(quantisers)

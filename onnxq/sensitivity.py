@@ -35,7 +35,7 @@ from onnxq.plan import make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import QuantParams, activation_spec
+from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
 from onnxq.solve.layer import make_problem, solve_layer
 from onnxq.tables import SensitivityTable, as_matrix
 
@@ -178,7 +178,7 @@ class _Walk:
             bits = candidate.activations
             first = bits not in grids
             if first:
-                grids[bits] = activation_params(self._seen.histograms[layer.input], activation_spec(bits))
+                grids[bits] = activation_params(self._seen.histograms[layer.input], self._spec(bits))
             problem = make_problem(
                 layer,
                 weight,
@@ -187,6 +187,7 @@ class _Walk:
                 grids[bits],
                 (rows.x, rows.x_float, rows.y, rows.train),
                 fit_input=first and self._readers[layer.input] == 1,
+                target=self._config.rules,
             )
             found[candidate] = solve_layer(layer, problem, self._config, self._config.seed)
             grids[bits] = found[candidate].input  # fitted by the float weights, hence the same for all
@@ -200,8 +201,10 @@ class _Walk:
         outputs.pop(layer.activated, None)
         if solution is not None:
             layers[layer.name] = solution
-            if layer.activated in self._places[candidate]:
-                outputs[layer.activated] = activation_params(self._seen.histograms[layer.activated], activation_spec(8))
+            bits = self._places[candidate].get(layer.activated)
+            if bits is not None:
+                histogram = self._seen.histograms[layer.activated]
+                outputs[layer.activated] = activation_params(histogram, self._spec(bits))
         changed = Quantised(layers, outputs)
         step, parts = None, []
         for batch in range(self._calibration.batches):
@@ -210,6 +213,9 @@ class _Walk:
             outcome = self._chain.run(passed(stage, arrays, step.run(arrays)), index + 1)
             parts.append(self._loss.of(batch, outcome) - self._base[batch])
         return np.concatenate(parts)
+
+    def _spec(self, bits: int) -> QuantSpec:
+        return activation_spec(bits, symmetric=self._config.rules.symmetric)
 
     def _enter(self, layer: Layer, candidate: Candidate, differences: Array) -> None:
         place = self._row[layer.name], self._column[candidate]
@@ -235,12 +241,12 @@ def _made(stage: Stage) -> list[str]:
     return list(dict.fromkeys(layer.activated for layer in stage.layers))
 
 
-def _outputs(model: Model, config: Config, candidate: Candidate) -> set[str]:
-    """Tensors that are quantised where they are made when every layer has the candidate's bits."""
-    if candidate == FLOAT:
-        return set()
-    names = [layer.name for layer in find_layers(model)[0]]
-    return {q.tensor for q in make_plan(model, config, dict.fromkeys(names, candidate)).outputs}
+def _outputs(model: Model, config: Config, candidate: Candidate) -> dict[str, int]:
+    """Bits of tensors that are quantised where they are made when every layer that may has the candidate's bits."""
+    choice = {layer.name: config.rules.least(layer.op, candidate) for layer in find_layers(model)[0]}
+    if all(bits == FLOAT for bits in choice.values()):
+        return {}
+    return {q.tensor: q.bits for q in make_plan(model, config, choice).outputs}
 
 
 def _silent(_: int) -> None:

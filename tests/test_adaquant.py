@@ -163,3 +163,18 @@ def test_one_compilation_serves_every_width_range_and_rate() -> None:
         p = problem(weight_spec=weight_spec(bits), high=6.0, input=QuantParams(activation_spec(bits), np.float32(0.1)))
         refine(p, nearest(p), replace(QUICK, scale_rate=0.001), bits)
     assert _descend._cache_size() == compiled
+
+
+def test_one_scale_for_all_channels_and_a_grid_around_zero_stay_so_when_they_are_refined() -> None:
+    spec = activation_spec(4, symmetric=True)
+    p = problem(one_scale=True, input=QuantParams(spec, np.float32(0.35)), weight_spec=weight_spec(2))
+    start = nearest(p)
+    assert len(np.unique(start.scale)) == 1
+    refined = refine(p, start, QUICK, 0)
+    assert refined.status is Status.REFINED
+    assert refined.loss < start.loss
+    assert len(np.unique(refined.scale)) == 1
+    assert refined.scale[0, 0] != start.scale[0, 0]
+    assert refined.input is not None
+    assert refined.input.zero_point == 0
+    assert refined.input.spec is spec

@@ -116,6 +116,11 @@ BAD_FLAGS = {
     "unknown preset": (["--preset", "heavy"], "'light' or 'advanced'"),
     "unknown mode": (["--mode", "upwards"], "'sequential' or 'parallel'"),
     "unknown container": (["--container", "box"], "container is 'box'"),
+    "unknown target": (["--target", "moon"], "target is 'moon'"),
+    "bits that the target does not run": (
+        ["--target", "tensorrt", "--activations", "4"],
+        "target tensorrt does not run w8a4",
+    ),
     "no samples": (["--samples", "0"], "samples is 0"),
     "size without a unit": (["--memory-limit", "4 elephants"], "'4 elephants' is not understood"),
     "too little memory": (["--memory-limit", "1KiB"], "memory_limit is 1024"),

@@ -236,16 +236,28 @@ def test_dynamically_quantized_activations_have_eight_bits() -> None:
     assert only(model(nodes, b)).activation_bits == 8
 
 
-@pytest.mark.parametrize("requantized", [False, True])
-def test_a_weight_stored_as_floats_is_not_quantized(requantized: bool) -> None:
+def test_a_weight_in_float_is_not_quantized() -> None:
     q, a = quantized_x()
-    stored = tensor("w" if requantized else "wd", np.eye(4), TensorProto.FLOAT)
-    nodes = [
-        helper.make_node("QuantizeLinear", ["w", "xs", "xz"], ["wq"]),
-        helper.make_node("DequantizeLinear", ["wq", "xs", "xz"], ["wd"]),
+    layers = [*q, helper.make_node("MatMul", ["xd", "wd"], ["y"])]
+    assert audit_bits(model(layers, [*a, tensor("wd", np.eye(4), TensorProto.FLOAT)])) == ()
+
+
+def test_a_weight_stored_as_floats_has_the_bits_that_its_quantizelinear_leaves() -> None:
+    q, a = quantized_x()
+    scale = np.array([0.5, 0.25, 1.0, 2.0], np.float32)
+    codes = np.array([[-7, 7, 3, 0], [1, 2, 3, 4], [-1, -2, -3, -4], [0, 0, 9, 200]])
+    stored = [
+        tensor("w", codes * scale, TensorProto.FLOAT),
+        tensor("ws", scale, TensorProto.FLOAT),
+        tensor("wz", np.zeros(4), TensorProto.INT8),
     ]
-    layers = [*q, *(nodes if requantized else []), helper.make_node("MatMul", ["xd", "wd"], ["y"])]
-    assert audit_bits(model(layers, [*a, stored])) == ()
+    nodes = [
+        helper.make_node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], axis=1),
+        helper.make_node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], axis=1),
+    ]
+    layers = [*q, *nodes, helper.make_node("MatMul", ["xd", "wd"], ["y"])]
+    found = only(model(layers, [*a, *stored]))
+    assert (found.weight_bits, found.weight_levels_used) == (8, np.unique(codes.clip(-128, 127)).size)
 
 
 def test_layers_in_branches_see_the_weights_outside() -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxq.config import UNITS, Config, make_config, read_config
+from onnxq.target import TARGETS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -64,6 +65,11 @@ FIELDS = {
         "mode",
         "sequential: each layer sees what the quantised layers before it produce; parallel: each is solved alone.",
         metavar="sequential|parallel",
+    ),
+    "target": _field(
+        "target",
+        "Runtime that the model is made for: it decides grids, biases and the form of the weights.",
+        metavar="|".join(TARGETS),
     ),
     "container": _field(
         "container",

@@ -16,6 +16,7 @@ from onnxq.ir.save import to_proto
 from onnxq.plan import Plan, make_plan
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
+from onnxq.target import Target
 
 REACH = np.float32(6.0)
 """Range of every activation: that of a ReLU6, so that values neither vanish nor overflow."""
@@ -26,14 +27,15 @@ def placeholder_model(model: Model, config: Config, choice: Mapping[str, Candida
 
     Args:
         model: prepared.
-        config: the container.
+        config: the container and the target.
         choice: bits by layer name; everything in float gives the model as it is.
     """
     if all(candidate == FLOAT for candidate in choice.values()):
         return to_proto(model), Plan((), (), ())
     plan = make_plan(model, config, choice)
-    solutions = {p.layer.name: _solution(model, p.layer, Candidate(p.weights, p.activations)) for p in plan.layers}
-    outputs = {q.tensor: _grid(8) for q in plan.outputs}
+    bits = {p.layer.name: Candidate(p.weights, p.activations) for p in plan.layers}
+    solutions = {p.layer.name: _solution(model, p.layer, bits[p.layer.name], config.rules) for p in plan.layers}
+    outputs = {q.tensor: _grid(q.bits, config.rules) for q in plan.outputs}
     return emit(model, plan, solutions, outputs, config), plan
 
 
@@ -52,15 +54,16 @@ def at_once(
     }
 
 
-def _grid(bits: int) -> QuantParams:
-    spec = activation_spec(bits)
+def _grid(bits: int, target: Target) -> QuantParams:
+    spec = activation_spec(bits, symmetric=target.symmetric)
     return QuantParams(spec, np.asarray(REACH / spec.qmax, np.float32), 0)
 
 
-def _solution(model: Model, layer: Layer, bits: Candidate) -> LayerSolution:
+def _solution(model: Model, layer: Layer, bits: Candidate, target: Target) -> LayerSolution:
     weight, spec = model.constant(layer.weight), weight_spec(bits.weights)
     axes = tuple(i for i in range(weight.ndim) if i != layer.channel_axis)
     scale = np.maximum(np.abs(weight).max(axis=axes) / spec.qmax, np.float32(1e-6)).astype(np.float32)
+    scale = scale.max(keepdims=True) if target.layers[layer.op].one_scale else scale
     shape = [-1 if i == layer.channel_axis else 1 for i in range(weight.ndim)]
     integers = np.rint(weight / scale.reshape(shape)).clip(spec.qmin, spec.qmax).astype(np.int16)
     biased = layer.bias is not None or layer.op != "MatMul"
@@ -69,7 +72,7 @@ def _solution(model: Model, layer: Layer, bits: Candidate) -> LayerSolution:
         integers=integers,
         weight=QuantParams(spec, scale),
         bias=np.zeros(layer.channels, np.float32) if biased else None,
-        input=None if bits.activations == FLOAT_BITS else _grid(bits.activations),
+        input=None if bits.activations == FLOAT_BITS else _grid(bits.activations, target),
         loss_nearest=0.0,
         loss=0.0,
         status="placeholder",

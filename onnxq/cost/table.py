@@ -121,6 +121,8 @@ def _container(layer: Layer, bits: Candidate, config: Config) -> int:
     """Bytes that a layer's weights take as they are stored."""
     if bits.weights == 16:
         return 2 * layer.parameters
+    if bits.weights == 8 and config.rules.float_weights:
+        return 4 * layer.parameters
     packed = bits.weights <= 4 and config.container != "int8"
     return -(-layer.parameters // 2) if packed else layer.parameters
 

@@ -13,11 +13,14 @@ The rules, each measured (a test holds each):
    8 bits): transposed in a Gemm, with a leading axis in a MatMul.
 5. Activations of less than 8 bits are a narrowed 8-bit grid, kept by a Clip before the QuantizeLinear. As
    uint4 they would not load behind a Clip or a MaxPool, nor before a layer with other weights.
+
+Other targets have other forms (:mod:`onnxq.target`): grids come with the solutions; the form of biases and weights is
+decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -36,8 +39,12 @@ from onnxq.ir.save import to_proto
 from onnxq.ir.table import Table
 from onnxq.plan import LayerPlan, Plan
 from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale, free_bias_scale
-from onnxq.quant.spec import QuantParams
+from onnxq.quant.spec import Granularity, QuantParams
 from onnxq.quant.table import TableSolution
+from onnxq.target import Target
+
+UNSIGNED_ZERO = 128
+"""Zero point of weights that are stored as uint8."""
 
 
 def emit(
@@ -47,6 +54,7 @@ def emit(
     outputs: Mapping[str, QuantParams],
     config: Config,
     tables: Mapping[str, TableSolution] | None = None,
+    whole: Container[str] = (),
 ) -> onnx.ModelProto:
     """The quantised model.
 
@@ -54,22 +62,22 @@ def emit(
         model: the prepared float model, left unchanged.
         plan: which layers and places.
         solutions: by layer name.
-        outputs: 8-bit grids of the tensors in ``plan.outputs``, by name.
-        config: the container of small weights.
+        outputs: grids of the tensors in ``plan.outputs``, by name.
+        config: the container of small weights, and the target.
         tables: solutions of ``plan.tables`` by the name of their nodes.
+        whole: layers whose weights take a byte each whatever the container.
     """
-    writer = _Writer(to_proto(model))
+    writer = _Writer(to_proto(model), config.rules)
     for name, params in outputs.items():
         writer.quantise_for_all(name, params)
     for layer_plan in plan.layers:
         layer, solution = layer_plan.layer, solutions[layer_plan.layer.name]
-        packed = solution.weight.spec.bits <= 4 and config.container != "int8"
         if solution.input is not None and layer.input not in outputs:
             writer.quantise_input(layer, solution.input)
         if solution.weight.scale.ndim == 2:
             writer.quantise_blocks(layer, solution)
         else:
-            writer.quantise_weight(layer, solution, packed)
+            writer.quantise_weight(layer, solution, packed(solution, config) and layer.name not in whole)
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
     proto = writer.finish()
@@ -78,11 +86,16 @@ def emit(
     return proto
 
 
+def packed(solution: LayerSolution, config: Config) -> bool:
+    """Whether a layer's weights are stored two to a byte."""
+    return solution.weight.spec.bits <= 4 and config.container != "int8"
+
+
 class _Writer:
     """A graph being rewritten, with its names and readers at hand."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self._proto, self._graph = proto, proto.graph
+    def __init__(self, proto: onnx.ModelProto, target: Target) -> None:
+        self._proto, self._graph, self._target = proto, proto.graph, target
         self._nodes = {n.name: n for n in self._graph.node}
         self._names = {name for n in self._graph.node for name in (*n.input, *n.output, n.name)}
         self._names |= {t.name for t in (*self._graph.initializer, *self._graph.input, *self._graph.output)}
@@ -91,40 +104,45 @@ class _Writer:
         self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
 
     def quantise_for_all(self, tensor: str, params: QuantParams) -> None:
-        """Quantise a tensor to 8 bits where it is made; everything reads the quantised values."""
+        """Quantise a tensor where it is made; everything reads the quantised values."""
         final = tensor in {o.name for o in self._graph.output}
         raw = self._fresh(f"{tensor}/float") if final else tensor
         if final:
             for node in self._graph.node:
                 node.output[:] = [raw if name == tensor else name for name in node.output]
         readers = [] if final else list(self._graph.node)
-        quantised = self._pair(raw, tensor, params, np.uint8, tensor if final else None)
+        quantised = self._pair(raw, tensor, params, tensor if final else None)
         for node in readers:
             _redirect(node, tensor, quantised)
 
     def quantise_input(self, layer: Layer, params: QuantParams) -> None:
         """Put a Q/DQ pair before a layer; layers that read the same tensor on the same grid share it."""
-        dtype = np.uint16 if params.spec.bits == 16 else np.uint8
         key = (layer.input, f"{params.spec.bits} {float(params.scale)!r} {params.zero_point}")
         if key not in self._pairs:
-            self._pairs[key] = self._pair(layer.input, layer.input, params, dtype, None)
+            self._pairs[key] = self._pair(layer.input, layer.input, params, None)
         self._nodes[layer.name].input[0] = self._pairs[key]
 
-    def quantise_weight(self, layer: Layer, solution: LayerSolution, packed: bool) -> None:
-        """Store the integers behind a DequantizeLinear."""
-        bits, integers = solution.weight.spec.bits, solution.integers
-        if bits == 16:
+    def quantise_weight(self, layer: Layer, solution: LayerSolution, two_a_byte: bool) -> None:
+        """Store the integers behind a DequantizeLinear, or floats on their grid before a QuantizeLinear too."""
+        bits, integers, zero = solution.weight.spec.bits, solution.integers, 0
+        if bits == 8 and self._target.layers[layer.op].unsigned:
+            zero = UNSIGNED_ZERO
+            stored = (integers + zero).astype(np.uint8)
+        elif bits == 16:
             stored = integers.astype(np.int16)
-        elif packed:
+        elif two_a_byte:
             stored = integers.astype(ml_dtypes.int4)
         else:
             stored = integers.astype(np.int8)
         scale, axis = solution.weight.scale, layer.channel_axis
         if solution.input is not None and solution.input.spec.bits == 16:
             stored, axis = self._apart(layer, stored)
-        zeros = np.zeros(scale.shape, stored.dtype)
+        if solution.weight.spec.granularity is Granularity.PER_TENSOR:
+            scale = scale.reshape(())
+        zeros = np.full(scale.shape, zero, stored.dtype)
         base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
-        self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis)
+        real = solution.dequantized(layer.channel_axis) if bits == 8 and self._target.float_weights else None
+        self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis, real)
 
     def quantise_blocks(self, layer: Layer, solution: LayerSolution) -> None:
         """Store 4-bit integers with their blocks' scales, inputs first: the form that MatMulNBits takes."""
@@ -157,12 +175,12 @@ class _Writer:
         return stored, layer.channel_axis
 
     def write_bias(self, plan: LayerPlan, solution: LayerSolution) -> None:
-        """Store the bias: int32 where the input is quantised, float for a MatMul and where it is not."""
+        """Store the bias: int32 where the input is quantised; float for a MatMul, where it is not, on some targets."""
         layer, bias = plan.layer, solution.bias
         if bias is None:
             return
         base = layer.bias if layer.bias and self._sole_reader(layer.bias) else f"{layer.name}/bias"
-        if layer.op != "MatMul" and solution.input is not None:
+        if layer.op != "MatMul" and solution.input is not None and not self._target.float_bias:
             wide = max(plan.weights, plan.activations) > 8
             shared = bias_scale(solution.input.scale, solution.weight.scale, len(bias))
             scale = free_bias_scale(bias) if wide else shared
@@ -189,11 +207,12 @@ class _Writer:
         del self._graph.value_info[:]
         return self._proto
 
-    def _pair(self, source: str, base: str, params: QuantParams, dtype: type, output: str | None) -> str:
+    def _pair(self, source: str, base: str, params: QuantParams, output: str | None) -> str:
         """Q and DQ behind a tensor, a Clip before them where the grid is narrower than its type."""
+        dtype = params.spec.container
         scale = self._constant(f"{base}/scale", np.asarray(params.scale, np.float32))
         zero = self._constant(f"{base}/zero_point", np.asarray(params.zero_point).astype(dtype))
-        if 2**params.spec.bits - 1 < np.iinfo(dtype).max:
+        if params.spec.bits < 8 * dtype.itemsize:
             low = self._constant(f"{base}/low", np.asarray(params.lowest, np.float32))
             high = self._constant(f"{base}/high", np.asarray(params.highest, np.float32))
             source = self._node("Clip", [source, low, high], f"{base}/clipped")
@@ -203,14 +222,23 @@ class _Writer:
         )
 
     def _dequantise(
-        self, base: str, stored: NDArray[np.generic], scale: NDArray[np.float32], zeros: NDArray[np.generic], axis: int
+        self,
+        base: str,
+        stored: NDArray[np.generic],
+        scale: NDArray[np.float32],
+        zeros: NDArray[np.generic],
+        axis: int,
+        real: NDArray[np.float32] | None = None,
     ) -> str:
-        names = [
-            self._constant(f"{base}/quantized", stored),
-            self._constant(f"{base}/scale", scale),
-            self._constant(f"{base}/zero_point", zeros),
-        ]
-        return self._node("DequantizeLinear", names, f"{base}/dequantized", axis=axis)
+        """A DequantizeLinear behind integers, or behind a QuantizeLinear of the real numbers that they stand for."""
+        along: dict[str, Any] = {"axis": axis} if scale.ndim else {}
+        first = self._constant(
+            f"{base}/quantized" if real is None else f"{base}/float", stored if real is None else real
+        )
+        grid = [self._constant(f"{base}/scale", scale), self._constant(f"{base}/zero_point", zeros)]
+        if real is not None:
+            first = self._node("QuantizeLinear", [first, *grid], f"{base}/quantized", **along)
+        return self._node("DequantizeLinear", [first, *grid], f"{base}/dequantized", **along)
 
     def _node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
         made = output if fixed else self._fresh(output)

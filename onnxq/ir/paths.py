@@ -65,6 +65,13 @@ def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:
     return None
 
 
+def behind_clipping(model: Model, tensor: str) -> str:
+    """What a ReLU or Clip makes of a tensor that nothing else reads; otherwise the tensor itself."""
+    readers = list(model.graph.tensors()[tensor].outputs)
+    only = len(readers) == 1 and tensor not in {t.name for t in model.graph.outputs}
+    return str(readers[0].outputs[0].name) if only and readers[0].op in ("Relu", "Clip") else tensor
+
+
 def _reaches(tensor: gs.Tensor, wanted: set[int]) -> bool:
     """Whether one of these nodes reads a tensor, directly or behind operators that only move values."""
     return any(

@@ -119,7 +119,7 @@ def stage_model(
         types: element types of the tensors it reads.
         constants: values to put in place of constants (quantised weights, biases and tables) for one node, by
             the constant's and the layer's or node's name.
-        quantisers: tensors to quantise to 8 bits where they are made.
+        quantisers: tensors to quantise to 8 or 16 bits where they are made.
     """
     wanted = set(stage.nodes)
     graph = gs.Graph(
@@ -173,11 +173,11 @@ def _replace(
 
 
 def _quantise(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:
-    """Put an 8-bit Q/DQ pair behind the node that makes a tensor."""
+    """Put a Q/DQ pair behind the node that makes a tensor."""
     index, node = next((i, n) for i, n in enumerate(graph.node) if name in n.output)
     raw, integer, scale, zero = (f"{name}/{part}" for part in ("raw", "integer", "scale", "zero_point"))
     graph.initializer.append(numpy_helper.from_array(np.asarray(params.scale, np.float32), scale))
-    graph.initializer.append(numpy_helper.from_array(np.asarray(params.zero_point, np.uint8), zero))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(params.zero_point, params.spec.container), zero))
     node.output[list(node.output).index(name)] = raw
     graph.node.insert(index + 1, helper.make_node("QuantizeLinear", [raw, scale, zero], [integer], f"{name}/Q"))
     graph.node.insert(index + 2, helper.make_node("DequantizeLinear", [integer, scale, zero], [name], f"{name}/DQ"))

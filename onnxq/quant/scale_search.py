@@ -88,17 +88,19 @@ def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
     """Range of least squared error for a tensor, from its histogram.
 
     A tensor without negative values (behind a ReLU) gets zero point = qmin, the only form that
-    onnxruntime may merge with the ReLU. Otherwise both ends of the range are searched.
+    onnxruntime may merge with the ReLU. Otherwise both ends of the range are searched; those of a symmetric
+    grid are moved together.
     """
     used = np.flatnonzero(histogram.counts)
     values, counts = histogram.centres[used], histogram.counts[used].astype(np.float64)
-    if histogram.low >= 0:
-        candidates = [(0.0, histogram.high * r) for r in CLIP_RATIOS]
+    one_end = histogram.low >= 0 or spec.symmetric
+    if one_end:
+        candidates = [(min(histogram.low, 0.0) * r, histogram.high * r) for r in CLIP_RATIOS]
     else:
         coarse = CLIP_RATIOS[::-4]  # the whole range among them: 16-bit grids have no use for clipping
         candidates = [(histogram.low * r, histogram.high * t) for r in coarse for t in coarse]
     params = min((_params(low, high, spec) for low, high in candidates), key=lambda p: _error(values, counts, p))
-    if histogram.low < 0:
+    if not one_end:
         low, high = float(params.lowest), float(params.highest)
         near = np.linspace(0.88, 1.12, 13)
         refined = [_params(low * r, high * t, spec) for r in near for t in near]
@@ -107,15 +109,19 @@ def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
 
 
 def stretched(params: QuantParams, low: float, high: float) -> QuantParams:
-    """The grid with its lower and upper end moved by factors; a grid that starts at zero keeps that."""
+    """The grid with its lower and upper end moved by factors; one that starts at zero or is symmetric stays so."""
     spec = params.spec
-    if params.zero_point == spec.qmin:
-        scale = np.maximum(params.scale * np.float32(high), SMALLEST_SCALE)
+    if params.zero_point == spec.qmin or spec.symmetric:
+        factor = high * low if spec.symmetric else high
+        scale = np.maximum(params.scale * np.float32(factor), SMALLEST_SCALE)
         return QuantParams(spec=spec, scale=np.asarray(scale, np.float32), zero_point=params.zero_point)
     return _params(float(params.lowest) * low, float(params.highest) * high, spec)
 
 
 def _params(low: float, high: float, spec: QuantSpec) -> QuantParams:
+    if spec.symmetric:
+        reach = np.float32(max(high / spec.qmax, low / spec.qmin))
+        return QuantParams(spec=spec, scale=np.asarray(np.maximum(reach, SMALLEST_SCALE), np.float32))
     steps = spec.qmax - spec.qmin
     scale = np.maximum(np.float32((high - low) / steps), SMALLEST_SCALE)
     zero_point = int(np.clip(spec.qmin + np.rint(-low / scale), spec.qmin, spec.qmax))

@@ -31,6 +31,7 @@ class LayerSolution:
         loss: the same of this solution.
         status: how it came about, in a sentence.
         seconds: time it took.
+        int32_bias: the bias is stored as int32 where an integer kernel adds it; otherwise it stays in float.
     """
 
     layer: str
@@ -42,6 +43,7 @@ class LayerSolution:
     loss: float
     status: str
     seconds: float
+    int32_bias: bool = True
 
     def dequantized(self, axis: int) -> NDArray[np.float32]:
         """The real weights that the integers stand for, in the stored shape."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,14 @@ class QuantSpec:
         signed: integers from −2^(bits−1); otherwise from 0.
         granularity: how many scales.
         narrow: leave the lowest integer of a signed grid unused, so that the grid is symmetric.
+        symmetric: the zero point stays 0.
     """
 
     bits: int
     signed: bool
     granularity: Granularity = Granularity.PER_TENSOR
     narrow: bool = False
+    symmetric: bool = False
 
     @property
     def qmin(self) -> int:
@@ -43,19 +46,24 @@ class QuantSpec:
         """Highest integer of the grid."""
         return (1 << (self.bits - 1 if self.signed else self.bits)) - 1
 
+    @property
+    def container(self) -> np.dtype[Any]:
+        """The integer type of 8 or 16 bits that holds the grid."""
+        return np.dtype(f"{'int' if self.signed else 'uint'}{16 if self.bits > 8 else 8}")
 
-def weight_spec(bits: int) -> QuantSpec:
-    """The grid of weights: signed, zero point 0, one scale an output channel.
+
+def weight_spec(bits: int, granularity: Granularity = Granularity.PER_CHANNEL) -> QuantSpec:
+    """The grid of weights: signed, zero point 0, one scale an output channel unless told otherwise.
 
     From 5 bits on the lowest integer stays unused: it costs nothing there, and integer kernels that
     negate or add pairs of products need the room. Below, it is a sixteenth of the grid or more.
     """
-    return QuantSpec(bits=bits, signed=True, granularity=Granularity.PER_CHANNEL, narrow=bits > 4)
+    return QuantSpec(bits=bits, signed=True, granularity=granularity, narrow=bits > 4)
 
 
-def activation_spec(bits: int) -> QuantSpec:
-    """The grid of activations: unsigned with a zero point, one scale."""
-    return QuantSpec(bits=bits, signed=False)
+def activation_spec(bits: int, *, symmetric: bool = False) -> QuantSpec:
+    """The grid of activations, one scale: unsigned with a zero point, or signed around 0."""
+    return QuantSpec(bits=bits, signed=symmetric, symmetric=symmetric)
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,8 @@ class QuantParams:
 
     Attributes:
         spec: the grid.
-        scale: positive, float32; () per tensor, (channels,) per channel; per block a matrix in the layout of
-            the stored weight, with one entry where that has a block of inputs.
+        scale: positive, float32; () or, for weights, (1,) per tensor, (channels,) per channel; per block a
+            matrix in the layout of the stored weight, with one entry where that has a block of inputs.
         zero_point: the integer that stands for 0.
     """
 

@@ -102,6 +102,8 @@ def show_verification(console: Console, report: VerificationReport, *, title: st
         "Loads": levels(report.loads),
         "Layers": _bit_counts(report.bits),
     }
+    if report.difference is not None:
+        facts["First"] = printable(str(report.difference))
     time = report.latency_ms
     if time is not None:
         facts["Speed"] = (

@@ -48,7 +48,7 @@ class Unknowns(NamedTuple):
 
     Attributes:
         weight: in steps of the grid, (G, K, N).
-        log_scale: logarithm of the scale relative to its start, (G or 1, N).
+        log_scale: logarithm of the scale relative to its start, (G or 1, N or 1).
         bias: relative to its start, in units of the output's deviation, (G, N).
         log_input_scale: logarithm of the input's scale relative to its start, ().
         input_zero: zero point of the input relative to its start, ().
@@ -141,9 +141,10 @@ def _initial(problem: LayerProblem, start: Solution) -> Unknowns:
     nearest = problem.weight / start.scale[:, None]
     weight = start.integers + np.clip(nearest - start.integers, -0.45, 0.45)
     groups, channels = start.scale.shape
+    scales = (1, 1) if problem.one_scale else (1 if problem.shared_scales else groups, channels)
     return Unknowns(
         weight=jnp.asarray(weight, jnp.float32),
-        log_scale=jnp.zeros((1 if problem.shared_scales else groups, channels), jnp.float32),
+        log_scale=jnp.zeros(scales, jnp.float32),
         bias=jnp.zeros((groups, channels), jnp.float32),
         log_input_scale=jnp.zeros((), jnp.float32),
         input_zero=jnp.zeros((), jnp.float32),
@@ -153,7 +154,7 @@ def _initial(problem: LayerProblem, start: Solution) -> Unknowns:
 def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Setting:
     grid = start.input
     fit_input = options.learn_input and problem.fit_input and grid is not None
-    behind_relu = grid is None or grid.zero_point == grid.spec.qmin
+    fixed_zero = grid is None or grid.zero_point == grid.spec.qmin or grid.spec.symmetric
     steps = 1.0 if grid is None else float(grid.spec.qmax - grid.spec.qmin)
     numbers = (
         (1.0, 0.0, 0.0, 0.0) if grid is None else (float(grid.scale), grid.zero_point, grid.spec.qmin, grid.spec.qmax)
@@ -172,7 +173,7 @@ def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Set
             log_scale=f(options.scale_rate * options.learn_scales),
             bias=f(options.bias_rate * problem.fit_bias),
             log_input_scale=f(options.scale_rate * fit_input),
-            input_zero=f(0.0 if behind_relu or not fit_input else options.scale_rate * steps / 8),
+            input_zero=f(0.0 if fixed_zero or not fit_input else options.scale_rate * steps / 8),
         ),
     )
 

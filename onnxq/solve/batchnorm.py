@@ -55,5 +55,6 @@ def para_normalised(
         least = smallest_weight_scale(bias, grid.scale, len(scale))
         if (scale < least).any():
             return solution
-        bias = on_bias_grid(bias, bias_scale(grid.scale, scale, len(bias)))
+        if solution.int32_bias:
+            bias = on_bias_grid(bias, bias_scale(grid.scale, scale, len(bias)))
     return replace(solution, weight=QuantParams(solution.weight.spec, scale), bias=bias)

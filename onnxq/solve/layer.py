@@ -13,10 +13,11 @@ from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import multiplied_in_pairs, scales_are_shared, stored_weight, weight_matrix
 from onnxq.quant.saturation import without_saturation
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
-from onnxq.quant.spec import QuantParams, weight_spec
+from onnxq.quant.spec import Granularity, QuantParams, weight_spec
 from onnxq.solve.blocked import solve_blocked
 from onnxq.solve.problem import Array, LayerProblem, Solution
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
+from onnxq.target import LayerRule, Target
 
 
 def make_problem(
@@ -28,6 +29,7 @@ def make_problem(
     rows: tuple[Array, Array, Array, NDArray[np.bool_]],
     fit_input: bool,
     block: int | None = None,
+    target: Target | None = None,
 ) -> LayerProblem:
     """A layer and its rows (x, x_float, y, train) in the solver's form.
 
@@ -40,7 +42,11 @@ def make_problem(
         rows: as :class:`onnxq.calibrate.Rows` holds them.
         fit_input: the input's grid may be fitted.
         block: inputs that share a scale of a channel; None where all do.
+        target: what the runtime takes; a scale for each channel and int32 biases when None.
     """
+    rule = target.layers[layer.op] if target else LayerRule()
+    one_scale = rule.one_scale and block is None
+    signed_8_bit = bits == 8 and grid is not None and grid.spec.bits == 8 and not rule.unsigned
     x, x_float, y, train = rows
     matrix = weight_matrix(layer, weight)
     groups, _, channels = matrix.shape
@@ -53,13 +59,15 @@ def make_problem(
         bias=np.zeros((groups, channels), np.float32) if bias is None else bias.reshape(groups, channels),
         low=layer.low,
         high=layer.high,
-        weight_spec=weight_spec(bits),
+        weight_spec=weight_spec(bits, Granularity.PER_TENSOR if one_scale else Granularity.PER_CHANNEL),
         input=grid,
         shared_scales=scales_are_shared(layer),
         fit_input=fit_input,
         fit_bias=bias is not None or layer.op != "MatMul",
-        pairs=multiplied_in_pairs(layer) if bits == 8 and grid is not None and grid.spec.bits == 8 else None,
+        pairs=multiplied_in_pairs(layer) if signed_8_bit else None,
         block=block,
+        one_scale=one_scale,
+        int32_bias=target is None or not target.float_bias,
     )
 
 
@@ -79,7 +87,7 @@ def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) 
         keep_compiled_programs()
         solution = refine(problem, solution, config.refinement, seed)
     settled = scored(problem, _settle(layer, problem, solution))
-    columns = settled.scale[0] if problem.shared_scales else settled.scale.reshape(-1)
+    columns = _stored_scales(problem, settled.scale)
     return LayerSolution(
         layer=layer.name,
         integers=stored_weight(layer, settled.integers.astype(np.int16)),  # type: ignore[arg-type]
@@ -90,7 +98,15 @@ def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) 
         loss=settled.loss,
         status=settled.status.value,
         seconds=time.perf_counter() - began,
+        int32_bias=problem.int32_bias,
     )
+
+
+def _stored_scales(problem: LayerProblem, scale: Array) -> Array:
+    """Scales (G, N) as they are stored: one for each column of the weights, or a single one."""
+    if problem.one_scale:
+        return scale.reshape(-1)[:1]
+    return scale[0] if problem.shared_scales else scale.reshape(-1)
 
 
 def _settle(layer: Layer, problem: LayerProblem, solution: Solution) -> Solution:
@@ -110,9 +126,11 @@ def _with_room_for_the_bias(layer: Layer, problem: LayerProblem, solution: Solut
     groups, channels = solution.scale.shape
     columns = channels if problem.shared_scales else groups * channels
     least = smallest_weight_scale(solution.bias.reshape(-1), solution.input.scale, columns).reshape(-1, channels)
+    least = np.full_like(least, least.max()) if problem.one_scale else least
     scale = np.maximum(solution.scale, least).astype(np.float32)
     integers = (solution.integers * (solution.scale / scale)[:, None]).round().astype(np.float32)
-    stored = scale[0] if problem.shared_scales else scale.reshape(-1)
-    grid = bias_scale(solution.input.scale, stored, layer.channels)
+    if not problem.int32_bias:  # onnxruntime puts a float one on this grid of its own accord: it must have room there
+        return replace(solution, scale=scale, integers=integers)
+    grid = bias_scale(solution.input.scale, _stored_scales(problem, scale), layer.channels)
     bias = on_bias_grid(solution.bias.reshape(-1), grid).reshape(solution.bias.shape)
     return replace(solution, scale=scale, integers=integers, bias=bias)

@@ -37,6 +37,8 @@ class LayerProblem:
         pairs: inputs that an integer kernel multiplies together and may saturate on, (P, 2), indices along K;
             None where none can.
         block: inputs that share a scale of a channel; None where all do.
+        one_scale: all channels share one scale.
+        int32_bias: the bias is stored as int32 where an integer kernel adds it; otherwise it stays in float.
     """
 
     x: Array
@@ -54,6 +56,8 @@ class LayerProblem:
     fit_bias: bool
     pairs: Pairs | None = None
     block: int | None = None
+    one_scale: bool = False
+    int32_bias: bool = True
 
     @property
     def held(self) -> NDArray[np.bool_]:

@@ -203,7 +203,7 @@ class Network:
                 grid = replace(grid, scale=np.asarray(scale, np.float32))
             if bias is not None and layer.name in unknowns.bias:
                 shift = np.asarray(self._units[layer.name] * unknowns.bias[layer.name])
-                bias = _storable(layer, weight, grid, bias + shift)
+                bias = _storable(layer, replace(solution, weight=weight, input=grid), bias + shift)
             found[layer.name] = replace(solution, integers=integers, weight=weight, input=grid, bias=bias)
         return found
 
@@ -289,10 +289,10 @@ def _numbers(params: QuantParams | None) -> jax.Array:
     return jnp.asarray([params.scale, params.zero_point, params.spec.qmin, params.spec.qmax], jnp.float32)
 
 
-def _storable(
-    layer: Layer, weight: QuantParams, grid: QuantParams | None, bias: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """The bias as the runtime will add it: on its int32 grid where an integer kernel may add it."""
-    if grid is None or not layer.adds_integer_bias(weight.spec.bits, grid.spec.bits):
+def _storable(layer: Layer, solution: LayerSolution, bias: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A bias as the runtime will add it: on its int32 grid where an integer kernel may add it."""
+    weight, grid = solution.weight, solution.input
+    integer = grid is not None and layer.adds_integer_bias(weight.spec.bits, grid.spec.bits)
+    if grid is None or not integer or not solution.int32_bias:
         return bias.astype(np.float32)
     return on_bias_grid(bias, bias_scale(grid.scale, weight.scale, layer.channels))

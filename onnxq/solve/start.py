@@ -39,15 +39,21 @@ SCALE_ROUNDS = 2
 
 
 def search_scale(problem: LayerProblem, weight: Array, importance: Array | None = None) -> Array:
-    """Scales of least squared error for a weight matrix, (G, N); equal across groups where they share."""
+    """Scales of least squared error for a weight matrix, (G, N); equal across groups or everywhere where they share."""
     groups, inputs, channels = weight.shape
+    floor = None if problem.pairs is None else exact_scale(weight, problem.pairs).reshape(-1)
+    if problem.one_scale:
+        h = None if importance is None else np.repeat(importance.reshape(1, -1), channels)[None]
+        one = weight_scale(
+            weight.reshape(1, -1), problem.weight_spec, h, None if floor is None else floor.max(keepdims=True)
+        )
+        return np.full((groups, channels), one[0])
     if problem.shared_scales:
         columns = weight.transpose(2, 0, 1).reshape(channels, groups * inputs)
         shared = weight_scale(columns, problem.weight_spec)
         return np.broadcast_to(shared, (groups, channels)).copy()
     columns = weight.transpose(0, 2, 1).reshape(groups * channels, inputs)
     h = None if importance is None else np.repeat(importance, channels, axis=0)
-    floor = None if problem.pairs is None else exact_scale(weight, problem.pairs).reshape(-1)
     return weight_scale(columns, problem.weight_spec, h, floor).reshape(groups, channels)
 
 
@@ -107,7 +113,7 @@ def second_order(problem: LayerProblem, plain: Solution) -> Solution:
     solutions = [trial.solution(trial.scale) for trial in trials]
     best = min(range(len(trials)), key=lambda i: solutions[i].loss)
     solution, trial = solutions[best], trials[best]
-    for _ in range(0 if problem.shared_scales else SCALE_ROUNDS):
+    for _ in range(0 if problem.shared_scales or problem.one_scale else SCALE_ROUNDS):
         fitted = trial.solution(fitted_scale(trial.hessian, trial.target, solution.integers, solution.scale))
         solution = fitted if fitted.loss < solution.loss else solution
     return solution if solution.loss < plain.loss else plain

@@ -6,12 +6,14 @@ finds. So it judges models of any origin, and a mistake elsewhere in onnxq canno
 
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
-from onnxq.verify.levels import check_levels, deviation_from
-from onnxq.verify.report import Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
+from onnxq.verify.levels import check_levels, deviation, deviation_from
+from onnxq.verify.report import FirstDifference, Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
 from onnxq.verify.session import LEVELS
+from onnxq.verify.trace import first_difference, unoptimised_values
 
 __all__ = [
     "LEVELS",
+    "FirstDifference",
     "Latency",
     "LayerBits",
     "LevelCheck",
@@ -19,6 +21,9 @@ __all__ = [
     "VerificationReport",
     "audit_bits",
     "check_levels",
+    "deviation",
     "deviation_from",
+    "first_difference",
+    "unoptimised_values",
     "verify",
 ]

@@ -21,11 +21,11 @@ LAYERS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
     """The real bits of every quantised Conv, ConvTranspose, Gemm and MatMul, subgraphs included.
 
-    A layer is quantised where its weight comes from a DequantizeLinear of stored integers, or where
-    both operands are activations from a QuantizeLinear and a DequantizeLinear. Layers with float
-    weights are left out, those with weights stored as floats before a QuantizeLinear among them.
+    A layer is quantised where its weight comes from a DequantizeLinear of stored integers, or of what a
+    QuantizeLinear makes of stored floats, or where both operands are activations from a QuantizeLinear and a
+    DequantizeLinear. Layers with float weights are left out.
 
-    Weights need ⌈log₂(max − min + 1)⌉ bits over all stored integers, at most their container's.
+    Weights need ⌈log₂(max − min + 1)⌉ bits over all their integers, at most their container's.
     Activations have their container's bits, or as many as a Clip right before the QuantizeLinear
     leaves: ⌈log₂ n⌉ where n codes lie within the Clip.
 
@@ -74,17 +74,35 @@ def _layer(name: str, scope: Scope, node: onnx.NodeProto) -> LayerBits | None:
 
 
 def _weight_bits(value: Value) -> tuple[int, int] | None:
-    """Bits and number of distinct values of dequantised stored integers, None of anything else."""
+    """Bits and number of distinct values of a constant's dequantised integers, None of anything else."""
     codes = _dequantized(value)
-    array = None if codes is None else codes.array()
-    if codes is None or array is None:
+    if codes is None:
         return None
-    width, limits = _container(codes.element_type)
+    array, kind = codes.array(), codes.element_type
+    if array is None and codes.maker is not None and codes.maker.op_type == "QuantizeLinear":
+        kind = _quantized_type(codes, codes.maker)
+        array = _quantized_constant(codes, codes.maker, kind)
+    if array is None:
+        return None
+    width, limits = _container(kind)
     levels = int(np.unique(array.astype(np.float64)).size)
     if limits is None or array.size == 0:
         return width, levels
     integers = array.astype(np.int64)
     return min(width, _bits_for(int(integers.max()) - int(integers.min()) + 1)), levels
+
+
+def _quantized_constant(codes: Value, maker: onnx.NodeProto, kind: int) -> NDArray[np.float64] | None:
+    """What a QuantizeLinear with a scale, or one along an axis, makes of stored floats; None of anything else."""
+    exact, scale, zero_point = (_stored(codes.input(i)) for i in range(3))
+    limits = _container(kind)[1]
+    if exact is None or scale is None or limits is None or scale.ndim > 1 or not exact.ndim:
+        return None
+    axis = next((attribute.i for attribute in maker.attribute if attribute.name == "axis"), 1)
+    along = [-1 if scale.size > 1 and i == axis % exact.ndim else 1 for i in range(exact.ndim)]
+    zero = np.zeros(1) if zero_point is None else zero_point
+    codes_of = np.round(exact / scale.reshape(along)) + zero.reshape(along)
+    return np.asarray(codes_of.clip(*limits), np.float64)
 
 
 def _activation_bits(value: Value) -> int | None:

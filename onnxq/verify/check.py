@@ -15,9 +15,10 @@ from onnxq.verify.comparison import Comparison
 from onnxq.verify.kernels import take_census
 from onnxq.verify.latency import measure_latency
 from onnxq.verify.levels import compare_levels
-from onnxq.verify.report import VerificationReport
+from onnxq.verify.report import FirstDifference, LevelCheck, VerificationReport
 from onnxq.verify.session import reason
 from onnxq.verify.source import Feed, ModelLike, ModelSource
+from onnxq.verify.trace import TOLERANCE, first_difference
 
 
 def verify(
@@ -90,7 +91,14 @@ def verify(
         latency_ms=timing,
         bits=bits,
         kernels=census.counts,
+        difference=_traced(quantized, held, loads),
     )
+
+
+def _traced(quantized: ModelLike, feeds: list[Feed], loads: tuple[LevelCheck, ...]) -> FirstDifference | None:
+    """Where the lowest level that fails or differs first does."""
+    wrong = next((c.level for c in loads if not c.ok or (c.relative_rms or 0.0) > TOLERANCE), None)
+    return None if wrong is None else first_difference(quantized, feeds, wrong)
 
 
 def _start_float(source: ModelSource) -> Any:

@@ -94,6 +94,44 @@ class LevelCheck:
 
 
 @dataclass(frozen=True)
+class FirstDifference:
+    """Where an optimisation level first goes another way than the unoptimised graph.
+
+    Attributes:
+        level: of onnxruntime.
+        tensor: the first that differs or cannot be computed; all that it is made of is right.
+        node: name of the node that makes it.
+        op: that node's operator.
+        computed_by: name of the last node before it that is no QuantizeLinear or DequantizeLinear.
+        computed_by_op: that node's operator.
+        relative_rms: root mean square of the difference relative to that of the tensor; None where it
+            cannot be computed.
+        error: why it cannot be computed; None where it differs.
+    """
+
+    level: str
+    tensor: str
+    node: str
+    op: str
+    computed_by: str
+    computed_by_op: str
+    relative_rms: float | None = None
+    error: str | None = None
+
+    def __str__(self) -> str:
+        """The place and the extent in words, without a full stop."""
+        place = f"tensor {self.tensor!r} (node {self.computed_by!r}, {self.computed_by_op})"
+        if self.error is not None:
+            return f"{place} cannot be computed at level {self.level}"
+        share = "beyond measure" if not math.isfinite(self.relative_rms or 0) else f"by {self.relative_rms or 0:.1%}"
+        return f"{place} differs {share} at level {self.level}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, finite numbers or null."""
+        return {**vars(self), "relative_rms": _number(self.relative_rms)}
+
+
+@dataclass(frozen=True)
 class LayerBits:
     """The bits that one layer really has, read from the file and not from what was asked for.
 
@@ -168,6 +206,7 @@ class VerificationReport:
         bits: quantised layers in graph order.
         kernels: operators of the optimised graph at the default level and how often each occurs;
             empty where onnxruntime cannot build it.
+        difference: the first tensor that a level computes otherwise or not at all; None where all levels are alike.
     """
 
     fp32: int
@@ -179,6 +218,7 @@ class VerificationReport:
     latency_ms: Latency | None
     bits: tuple[LayerBits, ...]
     kernels: Mapping[str, int] = field(default_factory=dict)
+    difference: FirstDifference | None = None
 
     @property
     def ok(self) -> bool:
@@ -197,4 +237,5 @@ class VerificationReport:
             "latency_ms": None if self.latency_ms is None else self.latency_ms.to_dict(),
             "bits": {layer.name: layer.to_dict() for layer in self.bits},
             "kernels": dict(self.kernels),
+            "first_difference": None if self.difference is None else self.difference.to_dict(),
         }

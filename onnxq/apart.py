@@ -1,0 +1,86 @@
+"""Where an emitted model first computes something else than the solver simulated.
+
+The simulation runs stage by stage, so what crosses from one stage into the next is known of both: the same tensors are
+read out of the emitted model, unoptimised, and the first that is further off than rounding explains is named. Nothing
+is fused there, so reading them out changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxq.data import Feed
+from onnxq.execute.chain import Quantised
+from onnxq.execute.frontier import Step, passed, stage_feed
+from onnxq.execute.ort import Session
+from onnxq.execute.spool import Arrays
+from onnxq.ir.model import Model
+from onnxq.ir.stage import split_stages, stage_model
+from onnxq.network import NetworkSolution
+from onnxq.plan import Plan
+from onnxq.verify import deviation, unoptimised_values
+
+
+def first_apart(
+    model: Model, plan: Plan, network: NetworkSolution, emitted: onnx.ModelProto, feed: Feed, room: float
+) -> tuple[str, float] | None:
+    """The first tensor between two stages that an emitted model computes otherwise, and by how much, relative to it.
+
+    Args:
+        model: prepared.
+        plan: of its layers.
+        network: their solutions.
+        emitted: the quantised model.
+        feed: one batch.
+        room: relative root mean square that rounding explains.
+    """
+    simulated = _simulated(model, plan, network, feed)
+    names = {tensor: _name_in(emitted, tensor, network.outputs) for tensor in simulated}
+    found = unoptimised_values(emitted, [name for name in names.values() if name], feed)
+    for tensor, name in names.items():
+        apart = deviation([simulated[tensor]], [found[name]]) if name and _floats(simulated[tensor]) else 0.0
+        if apart > room or not math.isfinite(apart):
+            return tensor, apart
+    return None
+
+
+def _simulated(model: Model, plan: Plan, network: NetworkSolution, feed: Feed) -> Arrays:
+    """What the stages of the quantised network hand on, in their order."""
+    quantised, names = Quantised(network.layers), {t.name: n.name for n in model.graph.nodes for t in n.outputs}
+    tables = {(p.table.weight, p.table.name): network.tables[p.table.name].dequantized() for p in plan.tables}
+    arrays: Arrays = {name: np.asarray(value) for name, value in feed.items()}
+    kept: Arrays = {}
+    for stage in split_stages(model, [p.layer for p in plan.layers]):
+        made: Arrays = {}
+        if stage.makes:
+            here = set(stage.nodes)
+            constants = quantised.constants(stage) | {key: v for key, v in tables.items() if key[1] in here}
+            grids = {tensor: grid for tensor, grid in network.outputs.items() if names[tensor] in here}
+            types = {name: array.dtype for name, array in stage_feed(stage, arrays, {}).items()}
+            session = Session(stage_model(model, stage, stage.makes, types, constants, grids), "the simulated model")
+            made = Step(stage, session, quantised.grids(stage)).run(arrays)
+        kept |= made
+        arrays = passed(stage, arrays, made)
+    return kept
+
+
+def _name_in(emitted: onnx.ModelProto, tensor: str, outputs: Mapping[str, object]) -> str | None:
+    """The tensor that holds a simulated one's values: behind its pair where it is quantised for all who read it."""
+    made = {name for node in emitted.graph.node for name in node.output}
+    final = tensor in {o.name for o in emitted.graph.output}
+    if tensor not in outputs or final:
+        return tensor if tensor in made else None
+    for _ in range(3):  # perhaps a Clip, then the pair
+        tensor = next((n.output[0] for n in emitted.graph.node if n.input and n.input[0] == tensor), "")
+        if any(n.op_type == "DequantizeLinear" and tensor in n.output for n in emitted.graph.node):
+            return tensor
+    return None
+
+
+def _floats(values: NDArray[np.generic]) -> bool:
+    return bool(np.issubdtype(values.dtype, np.floating))

@@ -1,0 +1,116 @@
+"""The emitted model on its way through the gate: where it fails, safer forms of what is to blame are tried.
+
+onnxruntime's fusions differ from version to version, and one of them may go wrong on a form that all others run. The
+trace of the gate names a layer or a quantised tensor. What is tried then, one after the other: the layer's 4-bit
+weights stored in bytes, which changes no number; its output left in float for whoever reads it; its input left in
+float. What is left in float is more precise than asked for, but not what was asked for: the report counts those
+layers among the missed. A fault that outlives all this is raised.
+
+Only the default target is mended: the others have their forms prescribed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnxq.apart import first_apart
+from onnxq.config import Config
+from onnxq.data import Feed
+from onnxq.emit.qdq import emit, packed
+from onnxq.gate import FaultError, pass_gate
+from onnxq.ir.layer import Layer
+from onnxq.ir.model import Model, Remark
+from onnxq.network import NetworkSolution
+from onnxq.plan import Plan
+from onnxq.verify import FirstDifference, LevelCheck
+
+Mended = tuple[onnx.ModelProto, tuple[LevelCheck, ...], tuple[Remark, ...]]
+
+
+def emit_through_gate(
+    model: Model, plan: Plan, network: NetworkSolution, config: Config, feeds: Sequence[Feed]
+) -> Mended:
+    """The quantised model that passes the gate, its checks, and what had to be mended for that.
+
+    Args:
+        model: prepared.
+        plan: of the layers.
+        network: their solutions.
+        config: the container and the target.
+        feeds: a few batches to run on.
+
+    Raises:
+        VerificationError: the model fails at a level, or means something else there, in every form.
+    """
+    mending = _Mending(plan, network, config)
+    while True:
+        proto = mending.emitted(model)
+        try:
+            checks = pass_gate(proto, feeds, network.simulated[: len(feeds)], network.sqnr_db)
+        except FaultError as error:
+            if error.room is not None:
+                raise _located(error, first_apart(model, plan, network, proto, feeds[0], error.room)) from None
+            if config.rules.outputs != "kernels" or error.difference is None or not mending.remedy(error.difference):
+                raise
+        else:
+            return proto, checks, tuple(mending.told)
+
+
+def _located(error: FaultError, found: tuple[str, float] | None) -> FaultError:
+    """The same fault with the tensor where emitted and simulated model part."""
+    place = None if found is None else f"tensor {found[0]!r} differs by {found[1]:.1%}"
+    return FaultError(error.sentence, room=error.room, place=place)
+
+
+class _Mending:
+    """The forms of the layers, and what was said about them."""
+
+    def __init__(self, plan: Plan, network: NetworkSolution, config: Config) -> None:
+        self._plan, self._network, self._config = plan, network, config
+        self._whole: set[str] = set()
+        self._in_float: set[str] = set()
+        self.told: list[Remark] = []
+
+    def emitted(self, model: Model) -> onnx.ModelProto:
+        """The model in the present forms."""
+        solutions = {
+            p.layer.name: replace(self._network.layers[p.layer.name], input=None)
+            if p.layer.input in self._in_float
+            else self._network.layers[p.layer.name]
+            for p in self._plan.layers
+        }
+        outputs = {t: grid for t, grid in self._network.outputs.items() if t not in self._in_float}
+        return emit(model, self._plan, solutions, outputs, self._config, self._network.tables, whole=self._whole)
+
+    def remedy(self, found: FirstDifference) -> bool:
+        """Take the next safer form for what is to blame; False where there is none left."""
+        layer = self._layer(found)
+        small = layer is not None and packed(self._network.layers[layer.name], self._config)
+        if layer is not None and small and layer.name not in self._whole:
+            self._whole.add(layer.name)
+            self.told.append(Remark(layer.name, f"its weights take a byte each: in onnxruntime, {found}"))
+            return True
+        for tensor in (self._tensor(found), *((layer.activated, layer.input) if layer else ())):
+            if tensor in self._quantised() - self._in_float:
+                self._in_float.add(tensor)
+                self.told.append(Remark(tensor, f"this tensor is left in float: in onnxruntime, {found}"))
+                return True
+        return False
+
+    def _quantised(self) -> set[str]:
+        inputs = (p.layer.input for p in self._plan.layers if self._network.layers[p.layer.name].input is not None)
+        return {*self._network.outputs, *inputs}
+
+    def _layer(self, found: FirstDifference) -> Layer | None:
+        """The layer that makes what differs, before or behind its clipping."""
+        names = {found.tensor, found.node, found.computed_by}
+        layers = (p.layer for p in self._plan.layers)
+        return next((la for la in layers if names & {la.name, la.output, la.activated}), None)
+
+    def _tensor(self, found: FirstDifference) -> str:
+        """The tensor whose quantised form differs; the pair behind it is named after it."""
+        owners = [t for t in self._quantised() if found.tensor.startswith(f"{t}/")]
+        return max(owners, key=len, default=found.tensor)
