@@ -27,8 +27,11 @@ from accuracy import Network, chosen_networks
 from environment import machine
 from scipy.stats import spearmanr
 
-from onnxq.allocate import InfeasibleError, allocate
-from onnxq.allocation import BitAllocation
+from onnxq.allocation.allocate import allocate
+from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.problem import AllocationProblem, read_problem
+from onnxq.allocation.tabulate import Measuring
+from onnxq.allocation.terms import InfeasibleError
 from onnxq.budget import Budget
 from onnxq.candidate import Candidate
 from onnxq.config import Config, make_config
@@ -36,8 +39,6 @@ from onnxq.ir.load import load
 from onnxq.passes.prepare import prepare
 from onnxq.pipeline import quantize, sensitivity
 from onnxq.plan import make_plan
-from onnxq.tables import AllocationProblem, read_problem
-from onnxq.tabulate import Measuring
 from onnxq.verify import verify
 
 

@@ -14,7 +14,10 @@ from typing import Any
 
 import onnx
 
-from onnxq.allocation import BitAllocation
+from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
+from onnxq.allocation.problem import AllocationProblem
+from onnxq.allocation.tabulate import Measuring
 from onnxq.budget import parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
@@ -29,15 +32,12 @@ from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
 from onnxq.migration import migrated
-from onnxq.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import LayerReport, RunReport
 from onnxq.stream import Again, Stream, batch_size, counted
-from onnxq.tables import AllocationProblem
-from onnxq.tabulate import Measuring
 from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 

@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_problems import CANDIDATES, agree, brute_force, drawn, problem
 
-from onnxq.allocate import OUTCOMES, InfeasibleError, allocate, pareto_front
-from onnxq.allocation import BitAllocation, Outcome, allocation_from_json
+from onnxq.allocation.allocate import allocate
+from onnxq.allocation.bit_allocation import BitAllocation, Outcome, allocation_from_json
+from onnxq.allocation.front import pareto_front
+from onnxq.allocation.problem import Agreement, problem_from_json
+from onnxq.allocation.programme import OUTCOMES
+from onnxq.allocation.terms import InfeasibleError
 from onnxq.budget import LOSS, Budget, parse_budget, parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidate, parse_candidates
 from onnxq.errors import ConfigError
-from onnxq.tables import Agreement, problem_from_json
 
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
 PAIR = (W4, W8)

@@ -14,14 +14,14 @@ from small_models import build, weight
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
-from onnxq.allocation import BitAllocation, Outcome
+from onnxq.allocation.bit_allocation import BitAllocation, Outcome
+from onnxq.allocation.mixed import Attempt, carried_out
+from onnxq.allocation.problem import problem_from_json
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.cli import main
 from onnxq.config import make_config
 from onnxq.errors import ConfigError
 from onnxq.execute.ort import Session
-from onnxq.mixed import Attempt, carried_out
-from onnxq.tables import problem_from_json
 
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
 MIX = onnxq.Config(candidates=("w2a8", "w4a8", "w8a8"), budget=("size=0.7",), edge_bits="same", table_samples=16)
@@ -123,8 +123,8 @@ def test_an_allocation_that_loses_what_was_predicted_is_kept_and_another_is_solv
         return Attempt(allocation, None, None, next(losses), None)  # type: ignore[arg-type]
 
     others = iter([chosen(W4, W8, W8, loss=0.1), chosen(W8, W4, W8, loss=0.1), chosen(W8, W8, W4, loss=0.1)])
-    monkeypatch.setattr("onnxq.mixed._around", lambda *_: problem())
-    monkeypatch.setattr("onnxq.mixed.choose", lambda *_: next(others))
+    monkeypatch.setattr("onnxq.allocation.mixed._around", lambda *_: problem())
+    monkeypatch.setattr("onnxq.allocation.mixed.choose", lambda *_: next(others))
     first = chosen(W4, W4, W4, loss=0.1)
     best, rounds = carried_out(None, first, problem(), [], MIX, solve, lambda _: None)
     assert (len(tried), best.loss) == (4, 0.5)
@@ -137,7 +137,7 @@ def test_an_allocation_that_loses_what_was_predicted_is_kept_and_another_is_solv
     assert rounds == ((0.1, 0.9),)
 
 
-def problem() -> onnxq.tables.AllocationProblem:
+def problem() -> onnxq.allocation.problem.AllocationProblem:
     from small_problems import problem as small
 
     return small([[1, 0]], {"size": [[1, 2]]}, (W4, W8))

@@ -53,7 +53,7 @@ def quantize(
     if resume and work_dir is None:
         raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
 
-    from onnxq.allocation import read_allocation
+    from onnxq.allocation.bit_allocation import read_allocation
     from onnxq.cli.bars import Bars
     from onnxq.ir.save import check_writable
     from onnxq.pipeline import quantize as run

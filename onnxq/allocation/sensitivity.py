@@ -20,9 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.choices import Choices
+from onnxq.allocation.output_loss import OutputLoss
+from onnxq.allocation.tables import SensitivityTable, as_matrix
 from onnxq.calibrate import Calibration, Observation
 from onnxq.candidate import FLOAT, Candidate
-from onnxq.choices import Choices
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Chain, Quantised, make_step
@@ -30,14 +32,12 @@ from onnxq.execute.frontier import passed
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, split_stages
-from onnxq.output_loss import OutputLoss
 from onnxq.plan import make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, activation_spec
 from onnxq.solve.layer import make_problem, solve_layer
-from onnxq.tables import SensitivityTable, as_matrix
 
 Array = NDArray[np.float64]
 
