@@ -18,7 +18,8 @@ from collections.abc import Collection, Mapping, Sequence
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
 from onnxq.allocation.infeasibility import explanation
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.programme import Found, Programme
+from onnxq.allocation.programme import optimum
+from onnxq.allocation.search import Found
 from onnxq.allocation.terms import SLACK, InfeasibleError, limit_of, open_candidates
 from onnxq.budget import LOSS, Budget
 from onnxq.candidate import Candidate
@@ -51,7 +52,7 @@ def allocate(
     limits = {b.quantity: limit_of(problem, b) for b in budgets}
     minimised = minimise or ("size" if LOSS in limits else LOSS)
     open_ = open_candidates(problem, (minimised, *limits), fixed or {}, allowed)
-    found = Programme(problem, open_, minimised, limits, seconds).solve()
+    found = optimum(problem, open_, minimised, limits, seconds)
     if found.outcome is Outcome.INFEASIBLE:
         raise InfeasibleError(explanation(problem, open_, limits, seconds))
     if found.choice is None:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.programme import Programme
-from onnxq.allocation.terms import SLACK, offset
+from onnxq.allocation.programme import optimum
+from onnxq.allocation.terms import SLACK
 from onnxq.budget import LOSS
 
 
@@ -38,11 +38,8 @@ def explanation(
 def _least(
     problem: AllocationProblem, open_: NDArray[np.bool_], quantity: str, limits: Mapping[str, float], seconds: float
 ) -> float | None:
-    found = Programme(problem, open_, quantity, limits, seconds).solve()
-    if found.choice is None:
-        return None
-    spent = problem.matrix(quantity)[np.arange(len(problem.layers)), list(found.choice)]
-    return offset(problem, quantity) + math.fsum(spent)
+    found = optimum(problem, open_, quantity, limits, seconds)
+    return None if found.choice is None else found.value
 
 
 def _amount(problem: AllocationProblem, quantity: str, value: float) -> str:
