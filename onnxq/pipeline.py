@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.kept import kept_problem
 from onnxq.allocation.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.tabulate import Measuring
@@ -90,7 +91,8 @@ def quantize(
         config: the options; the defaults when None.
         allocation: bits of every layer, chosen before; they are chosen here when None and there are candidates.
         progress: told how far the run is.
-        work_dir: folder that keeps finished layers, so that a stopped run can go on.
+        work_dir: folder that keeps finished layers, so that a stopped run can go on, and the tables that bits are
+            chosen from, so that another budget measures nothing again.
         resume: go on with what ``work_dir`` holds.
 
     Raises:
@@ -214,12 +216,16 @@ def _mixed(
         with clock.stage("allocate"):
             if allocation is None:
                 options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
-                problem = tables_for(prepared, feeds, config, options, progress, float_bytes=_float_size(model))
+                measure = partial(
+                    tables_for, prepared, feeds, config, options, progress, float_bytes=_float_size(model)
+                )
+                place = folder and folder / "table"
+                problem = kept_problem(place, resume, prepared, feeds, config, options, measure)
                 allocation = choose(prepared, problem, feeds, config)
-        rounds, judged = count(1), held_out(prepared, kept, feeds)
+        judged = held_out(prepared, kept, feeds)
 
         def solve(found: BitAllocation) -> Attempt[Result]:
-            place = folder and folder / f"round-{next(rounds)}"
+            place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
             run = _run(model, data, config, found.choice, progress, place, resume)
             metric = problem.sensitivity.metric if problem else None
@@ -322,6 +328,12 @@ def _identity(
         path = Path(calibration).resolve()
         yield f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
     yield VERSION.encode()
+
+
+def _mark_of(allocation: BitAllocation, config: Config) -> str:
+    """What tells the layers of an allocation from those of others in one folder."""
+    choice = {name: str(bits) for name, bits in allocation.choice.items()}
+    return fingerprint([json.dumps([choice, dataclasses.asdict(config)], sort_keys=True).encode()])[:12]
 
 
 def _float_size(model: str | Path | onnx.ModelProto) -> int:

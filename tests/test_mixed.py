@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +19,8 @@ import onnxq
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
 from onnxq.allocation.mixed import Attempt, carried_out
 from onnxq.allocation.problem import problem_from_json
+from onnxq.allocation.sensitivity import measure_sensitivities
+from onnxq.allocation.tables import SensitivityTable
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.cli import main
 from onnxq.config import make_config
@@ -291,3 +295,35 @@ def test_layers_that_share_a_weight_are_given_the_same_bits() -> None:
     bits = result.report.allocation["choice"]
     assert bits["a"] == bits["c"]
     assert "w2a8" in bits.values()  # the budget is below all at 8 bits
+
+
+def test_tables_in_a_work_directory_serve_other_budgets_and_no_other_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    real = measure_sensitivities
+
+    def counting(*args: Any, **options: Any) -> SensitivityTable:
+        measured.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr("onnxq.allocation.tabulate.measure_sensitivities", counting)
+    images, place = tiny_images(24), tmp_path / "work"
+
+    def run(budget: str, samples: np.ndarray = images, **options: Any) -> onnxq.Result:
+        config = dataclasses.replace(MIX, budget=(budget,))
+        return onnxq.quantize(tiny_model(), samples, config, work_dir=place, **options)
+
+    first = run("size=0.9")
+    assert len(measured) == 1
+    other = run("size=0.7", resume=True)
+    again = run("size=0.9", resume=True)
+    assert len(measured) == 1
+    assert stored(other) != stored(first)
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+    alone = onnxq.quantize(tiny_model(), images, MIX)  # budget size=0.7, without a folder
+    assert other.model.SerializeToString() == alone.model.SerializeToString()
+    with pytest.raises(ConfigError, match="resume it, or give another directory"):
+        run("size=0.9")
+    with pytest.raises(ConfigError, match="another model, configuration or calibration set"):
+        run("size=0.9", images[::-1].copy(), resume=True)

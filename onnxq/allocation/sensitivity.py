@@ -36,8 +36,10 @@ from onnxq.plan import make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import QuantParams, activation_spec
+from onnxq.quant.spec import activation_spec
+from onnxq.solve.groundwork import lay_groundwork
 from onnxq.solve.layer import make_problem, solve_layer
+from onnxq.solve.start import fitted_input
 
 Array = NDArray[np.float64]
 
@@ -169,28 +171,22 @@ class _Walk:
 
     def _solved(self, layer: Layer, candidates: list[Candidate]) -> dict[Candidate, LayerSolution]:
         """A layer at each of its candidates, on the reference network's inputs."""
-        rows = self._seen.rows[layer.name]
+        seen = self._seen.rows[layer.name]
+        rows = (seen.x, seen.x_float, seen.y, seen.train)
         weight = self._model.constant(layer.weight)
         bias = self._model.constant(layer.bias) if layer.bias else None
-        grids: dict[int, QuantParams | None] = {FLOAT_BITS: None}
-        found = {}
-        for candidate in candidates:
-            bits = candidate.activations
-            first = bits not in grids
-            if first:
-                grids[bits] = activation_params(self._seen.histograms[layer.input], activation_spec(bits))
-            problem = make_problem(
-                layer,
-                weight,
-                bias,
-                candidate.weights,
-                grids[bits],
-                (rows.x, rows.x_float, rows.y, rows.train),
-                fit_input=first and self._readers[layer.input] == 1,
-            )
-            found[candidate] = solve_layer(layer, problem, self._config, self._config.seed)
-            grids[bits] = found[candidate].input  # fitted by the float weights, hence the same for all
-        return found
+        found: dict[Candidate, LayerSolution] = {}
+        for bits in dict.fromkeys(c.activations for c in candidates):
+            grid = None
+            if bits != FLOAT_BITS:
+                grid = activation_params(self._seen.histograms[layer.input], activation_spec(bits))
+            alone = self._readers[layer.input] == 1
+            shared = fitted_input(make_problem(layer, weight, bias, FLOAT_BITS, grid, rows, fit_input=alone))
+            ground = lay_groundwork(shared) if self._config.second_order else None
+            for candidate in (c for c in candidates if c.activations == bits):
+                problem = make_problem(layer, weight, bias, candidate.weights, shared.input, rows, fit_input=False)
+                found[candidate] = solve_layer(layer, problem, self._config, self._config.seed, ground)
+        return {c: found[c] for c in candidates}
 
     def _differences(self, index: int, layer: Layer, candidate: Candidate, solution: LayerSolution | None) -> Array:
         """Loss of each sample with one layer changed, minus that of the reference network, (samples,)."""

@@ -28,8 +28,8 @@ from onnxq.errors import ConfigError, OutputError
 @click.option(
     "--allocation", type=FILE, metavar="FILE.json", help="Each layer's own bits, as onnxq allocate wrote them."
 )
-@click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers of a long run.")
-@click.option("--resume", is_flag=True, help="Go on with the layers that --work-dir holds.")
+@click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers and tables.")
+@click.option("--resume", is_flag=True, help="Go on with what --work-dir holds.")
 @click.option("--report", type=FILE, metavar="FILE.html", help="Write the report as a self-contained HTML page too.")
 @common_options
 def quantize(
