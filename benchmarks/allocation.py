@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import record
 from accuracy import Network, chosen_networks
 from agreement import likeness, prediction
+from allocation_rows import FRONT, Record, Row, choice_of
 from choosers import greedy, programme, uniform, uniformly
 
 from onnxq.allocation.bit_allocation import BitAllocation
@@ -40,72 +39,7 @@ from onnxq.config import make_config
 from onnxq.pipeline import quantize, sensitivity
 from onnxq.verify import verify
 
-HEAD = ("network", "chosen by", "budget", "spent", "file", "KL predicted", "KL", "top-1, float → quantised", "bits")
 CHOOSERS = {"uniform": uniform, "greedy": greedy, "programme": programme}
-FRONT = "front"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One allocation, carried out and judged.
-
-    Attributes:
-        network: its name.
-        how: it was chosen.
-        budget: asked for, as a share of the float network; None where there was none.
-        spent: by the table, as such a share.
-        file: its size, as such a share.
-        predicted: loss, by the table.
-        held: loss on calibration samples that the solvers did not fit.
-        kl: on the evaluation set, as top-1 in percent.
-        bits: how many layers have which.
-        evaluated: samples of the evaluation set.
-        seconds: to quantise.
-    """
-
-    network: str
-    how: str
-    budget: float | None
-    spent: float
-    file: float
-    predicted: float
-    held: float
-    kl: float
-    top1_fp32: float
-    top1: float
-    bits: str
-    evaluated: int
-    seconds: float
-
-
-class Record:
-    """Rows and facts on disk, as far as they have come."""
-
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self._out, self._settings = out, settings
-        path = out.with_suffix(".json")
-        found = json.loads(path.read_text()) if path.exists() else {"settings": settings, "rows": [], "facts": {}}
-        if found["settings"] != settings:
-            sys.exit(f"{path} holds rows of other settings ({found['settings']}); name another --out.")
-        self.rows = [Row(**row) for row in found["rows"]]
-        self.facts: dict[str, str] = found["facts"]
-
-    def has(self, network: str, how: str, budget: float | None) -> bool:
-        """Whether a row is there."""
-        return any((r.network, r.how, r.budget) == (network, how, budget) for r in self.rows)
-
-    def add(self, row: Row) -> None:
-        """Take a row and write everything."""
-        self.rows.append(row)
-        print(markdown([row]).splitlines()[-1], flush=True)
-        self.write()
-
-    def write(self) -> None:
-        """Write what there is."""
-        told = "".join(f"\n{name}: {fact}\n" for name, fact in self.facts.items())
-        table = markdown([r for r in self.rows if r.how != FRONT]) + told
-        rows = [asdict(row) for row in self.rows]
-        record.write(self._out, rows, table, settings=self._settings, facts=self.facts)
 
 
 def judge(network: Network, how: str, budget: float | None, found: BitAllocation, whole: float, args: Any) -> Row:
@@ -135,6 +69,7 @@ def judge(network: Network, how: str, budget: float | None, found: BitAllocation
         bits=", ".join(f"{n}×{word}" for word, n in counts.items()),
         evaluated=len(labels),
         seconds=seconds,
+        choice=choice_of(found),
     )
 
 
@@ -147,25 +82,6 @@ def limited(network: Network, most: int) -> tuple[Iterator[Any], np.ndarray]:
         if count >= most:
             break
     return iter(feeds), network.labels()[:count]
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table for people."""
-    cells = [
-        [
-            r.network,
-            r.how,
-            "" if r.budget is None else f"{100 * r.budget:.1f}%",
-            f"{100 * r.spent:.2f}%",
-            f"{100 * r.file:.2f}%",
-            f"{r.predicted:.4f}",
-            f"{r.kl:.4f}",
-            f"{r.top1_fp32:.2f} → {r.top1:.2f}",
-            r.bits,
-        ]
-        for r in rows
-    ]
-    return record.markdown(HEAD, cells)
 
 
 def tables(network: Network, method: str, args: Any) -> tuple[AllocationProblem, float]:
@@ -189,8 +105,11 @@ def run(network: Network, args: Any, kept: Record) -> None:
     whole = problem.costs.whole[args.over]
 
     def add(how: str, budget: float | None, found: BitAllocation | None) -> None:
-        if found is not None and not kept.has(network.name, how, budget):
-            kept.add(judge(network, how, budget, found, whole, args))
+        if found is None or kept.has(network.name, how, budget):
+            return
+        twin = kept.twin(network.name, found) if how != FRONT else None
+        row = replace(twin, how=how, budget=budget) if twin else judge(network, how, budget, found, whole, args)
+        kept.add(row)
 
     four = uniformly(problem, Candidate(4, 8))
     add("uniform W4A8", None, four)

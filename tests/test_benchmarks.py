@@ -123,8 +123,8 @@ def test_greedy_keeps_its_limit_and_the_programme_loses_no_more_at_its_price(ben
 
 
 def test_rows_of_other_settings_are_not_gone_on_with(benchmark: Find, tmp_path: Path) -> None:
-    allocation = benchmark("allocation")
-    row = allocation.Row("net", "greedy", 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 90.0, 80.0, "2×w4a8", 10, 1.0)
+    allocation = benchmark("allocation_rows")
+    row = allocation.Row("net", "greedy", 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 90.0, 80.0, "2×w4a8", 10, 1.0, "w4a8 w4a8")
     kept = allocation.Record(tmp_path / "out", {"samples": 8})
     kept.add(row)
     again = allocation.Record(tmp_path / "out", {"samples": 8})
