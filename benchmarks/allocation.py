@@ -7,9 +7,10 @@
 First and last layers are free like the others, but at 8 bits in uniform allocations. `packed` counts k bits for a k-bit
 weight, as runtimes store them that have no containers; `size` counts the bytes of the file, where 2 and 3 bits take 4
 and 5 to 7 take 8. For each budget: the widest uniform allocation within it, greedy (layers lowered in the order of the
-sensitivities, the least first), the programme's, and the programme's at what greedy spends. `--front N` carries out N
-allocations along the front and holds their KL against the predicted one; `--scaled` compares the cheap sensitivities
-with the full ones. Tables are kept beside the results, and finished rows are not made again.
+sensitivities, the least first), and the programme's; for those of `--equal` also the programme's at what greedy spends.
+`--front N` adds N allocations along the front and holds the KL of all of the programme's against the predicted one;
+`--scaled` compares the cheap sensitivities with the full ones. Tables are kept beside the results, and finished rows
+are not made again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def judge(network: Network, how: str, budget: float | None, found: BitAllocation
     config = make_config({"samples": args.samples, "table_samples": args.table_samples})
     result = quantize(network.model, network.calibration(args.samples), config, allocation=found)
     seconds = time.perf_counter() - began
-    feeds, labels = limited(network, args.front_evaluation if how == FRONT else args.evaluation)
+    feeds, labels = limited(network, args.evaluation)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
         result.save(path)
@@ -107,29 +108,30 @@ def run(network: Network, args: Any, kept: Record) -> None:
     def add(how: str, budget: float | None, found: BitAllocation | None) -> None:
         if found is None or kept.has(network.name, how, budget):
             return
-        twin = kept.twin(network.name, found) if how != FRONT else None
+        twin = kept.twin(network.name, found)
         row = replace(twin, how=how, budget=budget) if twin else judge(network, how, budget, found, whole, args)
         kept.add(row)
 
     four = uniformly(problem, Candidate(4, 8))
     add("uniform W4A8", None, four)
     add("programme at its cost", None, programme(problem, args.over, four.costs[args.over]))
+    for share in args.equal:
+        rival = greedy(problem, args.over, share * whole)
+        add("programme at greedy's cost", share, rival and programme(problem, args.over, rival.costs[args.over]))
     for share in args.budgets:
         for how, choose in CHOOSERS.items():
             add(how, share, choose(problem, args.over, share * whole))
-        rival = greedy(problem, args.over, share * whole)
-        add("programme at greedy's cost", share, rival and programme(problem, args.over, rival.costs[args.over]))
     if args.scaled:
         cheap, cheap_seconds = tables(network, "scaled", args)
         kept.facts[f"{network.name}, scaled sensitivities"] = likeness(problem, cheap, (seconds, cheap_seconds))
         kept.write()
     for point in pareto_front(problem, args.over, points=args.front) if args.front else ():
         add(FRONT, point.costs[args.over] / whole, point)
-    front = [r for r in kept.rows if (r.network, r.how) == (network.name, FRONT)]
-    if len(front) > 2:
-        kept.facts[f"{network.name}, prediction"] = prediction(
-            [r.predicted for r in front], [r.kl for r in front], front[0].evaluated
-        )
+    own = {r.choice: r for r in kept.rows if r.network == network.name and (r.how == FRONT or "programme" in r.how)}
+    if len(own) > 2:
+        predicted, measured = [r.predicted for r in own.values()], [r.kl for r in own.values()]
+        evaluated = next(iter(own.values())).evaluated
+        kept.facts[f"{network.name}, prediction"] = prediction(predicted, measured, evaluated)
         kept.write()
 
 
@@ -149,15 +151,15 @@ def main() -> None:
     parser.add_argument("--candidates", default="w2a8,w3a8,w4a8,w5a8,w6a8,w7a8,w8a8")
     parser.add_argument("--over", default="packed")
     parser.add_argument("--budgets", type=_shares, default=_shares("0.11,0.125,0.13,0.15,0.18,0.2,0.25"))
+    parser.add_argument("--equal", type=_shares, default=_shares("0.13"))
     parser.add_argument("--front", type=int, default=0)
     parser.add_argument("--scaled", action="store_true")
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--table-samples", type=int, default=64)
     parser.add_argument("--evaluation", type=int, default=10**9)
-    parser.add_argument("--front-evaluation", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("allocation"))
     args = parser.parse_args()
-    names = ("candidates", "over", "samples", "table_samples", "evaluation", "front_evaluation")
+    names = ("candidates", "over", "samples", "table_samples", "evaluation")
     kept = Record(args.out, {name: getattr(args, name) for name in names})
     for network in chosen_networks(args.assets, args.cases):
         run(network, args, kept)

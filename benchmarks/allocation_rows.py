@@ -73,7 +73,7 @@ class Record:
     def twin(self, network: str, found: BitAllocation) -> Row | None:
         """A row of the same bits."""
         own = (network, choice_of(found))
-        return next((r for r in self.rows if (r.network, r.choice) == own and r.how != FRONT), None)
+        return next((r for r in self.rows if (r.network, r.choice) == own), None)
 
     def add(self, row: Row) -> None:
         """Take a row and write everything."""
