@@ -102,7 +102,7 @@ def tables(network: Network, method: str, args: Any) -> tuple[AllocationProblem,
 
 def run(network: Network, args: Any, kept: Record) -> None:
     """All rows of a network, written down as they come."""
-    problem, seconds = tables(network, "full", args)
+    problem, seconds = tables(network, args.method, args)
     whole = problem.costs.whole[args.over]
 
     def add(how: str, budget: float | None, found: BitAllocation | None) -> None:
@@ -121,7 +121,7 @@ def run(network: Network, args: Any, kept: Record) -> None:
     for share in args.budgets:
         for how, choose in CHOOSERS.items():
             add(how, share, choose(problem, args.over, share * whole))
-    if args.scaled:
+    if args.scaled and args.method == "full":
         cheap, cheap_seconds = tables(network, "scaled", args)
         kept.facts[f"{network.name}, scaled sensitivities"] = likeness(problem, cheap, (seconds, cheap_seconds))
         kept.write()
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--over", default="packed")
     parser.add_argument("--budgets", type=_shares, default=_shares("0.11,0.125,0.13,0.15,0.18,0.2,0.25"))
     parser.add_argument("--equal", type=_shares, default=_shares("0.13"))
+    parser.add_argument("--method", choices=["full", "scaled"], default="full")
     parser.add_argument("--front", type=int, default=0)
     parser.add_argument("--scaled", action="store_true")
     parser.add_argument("--samples", type=int, default=256)
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--evaluation", type=int, default=10**9)
     parser.add_argument("--out", type=Path, default=Path("allocation"))
     args = parser.parse_args()
-    names = ("candidates", "over", "samples", "table_samples", "evaluation")
+    names = ("candidates", "over", "method", "samples", "table_samples", "evaluation")
     kept = Record(args.out, {name: getattr(args, name) for name in names})
     for network in chosen_networks(args.assets, args.cases):
         run(network, args, kept)
