@@ -1,120 +1,76 @@
-"""Bits chosen by the integer programme against greedy and uniform ones, and predicted against measured loss.
+"""Bits chosen by the integer programme against uniform and greedy ones, and predicted against measured loss.
 
     python benchmarks/allocation.py                               the bundled network
     python benchmarks/allocation.py --assets DIR --cases a        networks described by DIR/cases.py (see accuracy.py)
-    ... --candidates w2a8,w3a8,w4a8,w5a8,w6a8,w8a8 --over packed --budgets 0.11:0.25:20 --greedy 0.11,0.13 --out results
+    ... --candidates w2a8,w4a8,w8a8 --over packed --budgets 0.13,0.2 --front 20 --scaled --out results
 
-First and last layers are free like the others. `packed` counts k bits for a k-bit weight, as storage for runtimes
-without containers; `size` counts the bytes of the file, where 2 and 3 bits take 4 and 5 to 7 take 8. Losses are
-predicted and measured on the table's calibration samples; KL and top-1 are of the evaluation set. Greedy lowers layers
-in the order of the sensitivities, the least first, until the budget is met, from the most accurate candidate on.
+First and last layers are free like the others, but at 8 bits in uniform allocations. `packed` counts k bits for a k-bit
+weight, as runtimes store them that have no containers; `size` counts the bytes of the file, where 2 and 3 bits take 4
+and 5 to 7 take 8. For each budget: the widest uniform allocation within it, greedy (layers lowered in the order of the
+sensitivities, the least first), and the programme's; for those of `--equal` also the programme's at what greedy spends.
+`--front N` adds N allocations along the front and holds the KL of all of the programme's against the predicted one;
+`--scaled` compares the cheap sensitivities with the full ones. Tables are kept beside the results, and finished rows
+are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accuracy import Network, chosen_networks
-from environment import machine
-from scipy.stats import spearmanr
+from agreement import likeness, prediction
+from allocation_rows import FRONT, Record, Row, choice_of
+from choosers import greedy, programme, uniform, uniformly
 
-from onnxq.allocate import InfeasibleError, allocate
-from onnxq.allocation import BitAllocation
-from onnxq.budget import Budget
+from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.front import pareto_front
+from onnxq.allocation.problem import AllocationProblem, problem_from_json
+from onnxq.allocation.tabulate import Measuring
 from onnxq.candidate import Candidate
-from onnxq.config import Config, make_config
-from onnxq.ir.load import load
-from onnxq.passes.prepare import prepare
+from onnxq.config import make_config
 from onnxq.pipeline import quantize, sensitivity
-from onnxq.plan import make_plan
-from onnxq.tables import AllocationProblem, read_problem
-from onnxq.tabulate import Measuring
 from onnxq.verify import verify
 
-
-@dataclass(frozen=True)
-class Row:
-    """One allocation, carried out and judged."""
-
-    network: str
-    how: str
-    budget: float | None
-    spent: float
-    file: float
-    predicted: float
-    measured: float
-    kl: float
-    top1_fp32: float
-    top1: float
-    bits: str
-    seconds: float
+CHOOSERS = {"uniform": uniform, "greedy": greedy, "programme": programme}
 
 
-def greedy(problem: AllocationProblem, quantity: str, limit: float) -> dict[str, Candidate] | None:
-    """Lower one layer after another, in the order of what each lowering alone loses, until the limit is met."""
-    loss, cost = problem.matrix("loss"), problem.matrix(quantity)
-    rows = range(len(problem.layers))
-    at = {i: int(np.nanargmin(loss[i])) for i in rows}
-    steps = sorted((loss[i, j], cost[i, j], i, j) for i in rows for j in np.flatnonzero(np.isfinite(loss[i])))
-    rest = problem.costs.rest[quantity]
-    for _, _, i, j in steps:
-        if rest + sum(cost[k, at[k]] for k in rows) <= limit:
-            break
-        if cost[i, j] < cost[i, at[i]]:
-            at[i] = int(j)
-    if rest + sum(cost[k, at[k]] for k in rows) > limit:
-        return None
-    return {problem.layers[i]: problem.candidates[at[i]] for i in rows}
-
-
-def chosen(problem: AllocationProblem, choice: Mapping[str, Candidate], like: BitAllocation) -> BitAllocation:
-    """A choice as an allocation with its prediction."""
-    loss, error = problem.sensitivity.predicted(choice)
-    costs = {q: problem.costs.total(q, choice) for q in problem.costs.values}
-    values: dict[str, Any] = {**like.__dict__, "choice": choice, "loss": loss, "loss_error": error, "costs": costs}
-    return BitAllocation(**values)
-
-
-def judge(
-    network: Network, how: str, budget: float | None, allocation: BitAllocation, over: str, whole: float, args: Any
-) -> Row:
+def judge(network: Network, how: str, budget: float | None, found: BitAllocation, whole: float, args: Any) -> Row:
     """Quantise with an allocation and judge what comes of it."""
     began = time.perf_counter()
     config = make_config({"samples": args.samples, "table_samples": args.table_samples})
-    result = quantize(network.model, network.calibration(args.samples), config, allocation=allocation)
+    result = quantize(network.model, network.calibration(args.samples), config, allocation=found)
     seconds = time.perf_counter() - began
+    feeds, labels = limited(network, args.evaluation)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "quantised.onnx"
         result.save(path)
-        feeds, labels = limited(network, args.evaluation)
         report = verify(network.model, path, feeds, labels=labels, classification=True, latency=False).to_dict()
     (output,) = report["outputs"].values()
-    account = result.report.allocation or {}
-    counts: dict[str, int] = {}
-    for candidate in sorted(allocation.choice.values()):
-        counts[str(candidate)] = counts.get(str(candidate), 0) + 1
+    counts = Counter(map(str, sorted(found.choice.values())))
     return Row(
         network=network.name,
         how=how,
         budget=budget,
-        spent=allocation.costs[over] / whole,
+        spent=found.costs[args.over] / whole,
         file=report["quantized"] / report["fp32"],
-        predicted=allocation.loss,
-        measured=account["measured_loss"],
+        predicted=found.loss,
+        held=(result.report.allocation or {})["measured_loss"],
         kl=output["kl"],
         top1_fp32=output["top1_fp32"],
         top1=output["top1_quantized"],
         bits=", ".join(f"{n}×{word}" for word, n in counts.items()),
+        evaluated=len(labels),
         seconds=seconds,
+        choice=choice_of(found),
     )
 
 
@@ -129,75 +85,54 @@ def limited(network: Network, most: int) -> tuple[Iterator[Any], np.ndarray]:
     return iter(feeds), network.labels()[:count]
 
 
-def markdown(rows: list[Row]) -> str:
-    """The rows as a table for people."""
-    lines = [
-        "| network | chosen by | budget | spent | file | predicted | measured | KL | top-1, float → quantised | bits |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        budget = "" if r.budget is None else f"{r.budget:.4f}"
-        lines.append(
-            f"| {r.network} | {r.how} | {budget} | {r.spent:.4f} | {r.file:.4f} | {r.predicted:.4f} | {r.measured:.4f} "
-            f"| {r.kl:.4f} | {r.top1_fp32:.2f} → {r.top1:.2f} | {r.bits} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def correlation(rows: list[Row]) -> str:
-    """How well predictions order and match what was measured, over the programme's own rows."""
-    own = [r for r in rows if r.how == "programme"]
-    if len(own) < 3:
-        return ""
-    ratio = np.array([r.measured / r.predicted for r in own])
-    rank = spearmanr([r.predicted for r in own], [r.measured for r in own]).statistic
-    return (
-        f"\n{len(own)} allocations: rank correlation of predicted and measured loss {rank:.3f}; measured / predicted "
-        f"{ratio.min():.2f} to {ratio.max():.2f}, median {np.median(ratio):.2f}\n"
-    )
-
-
-def run(network: Network, args: Any, done: list[Row]) -> None:
-    """All rows of a network, written down as they come."""
-    values = {"candidates": args.candidates, "edge_bits": "same", "table_samples": args.table_samples}
-    table = args.out.with_name(f"{args.out.stem}_{network.name}_table.json")
-    if not table.exists():
+def tables(network: Network, method: str, args: Any) -> tuple[AllocationProblem, float]:
+    """The tables of a network and the processor time that they took; from disk where they are there."""
+    place = args.out.with_name(f"{args.out.stem}_{network.name}_{method}.json")
+    if not place.exists():
+        values = {"candidates": args.candidates, "edge_bits": "same", "table_samples": args.table_samples}
+        began = time.process_time()
         found = sensitivity(
-            network.model, network.calibration(args.table_samples), make_config(values), Measuring(method=args.method)
+            network.model, network.calibration(args.table_samples), make_config(values), Measuring(method=method)
         )
-        table.write_text(found.to_json())
-    problem = read_problem(table)
+        kept = {"cpu_seconds": time.process_time() - began, "problem": json.loads(found.to_json())}
+        place.write_text(json.dumps(kept))
+    kept = json.loads(place.read_text())
+    return problem_from_json(json.dumps(kept["problem"]), str(place)), kept["cpu_seconds"]
+
+
+def run(network: Network, args: Any, kept: Record) -> None:
+    """All rows of a network, written down as they come."""
+    problem, seconds = tables(network, args.method, args)
     whole = problem.costs.whole[args.over]
-    loosest = allocate(problem, [])
 
-    def add(how: str, budget: float | None, allocation: BitAllocation) -> None:
-        done.append(judge(network, how, budget, allocation, args.over, whole, args))
-        print(markdown(done[-1:]).splitlines()[-1], flush=True)
-        record = {"machine": machine(), "rows": [asdict(row) for row in done]}
-        args.out.with_suffix(".json").write_text(json.dumps(record, indent=2))
-        args.out.with_suffix(".md").write_text(markdown(done) + correlation(done))
+    def add(how: str, budget: float | None, found: BitAllocation | None) -> None:
+        if found is None or kept.has(network.name, how, budget):
+            return
+        twin = kept.twin(network.name, found)
+        row = replace(twin, how=how, budget=budget) if twin else judge(network, how, budget, found, whole, args)
+        kept.add(row)
 
-    model = prepare(load(network.model, minimum_opset=21))
-    uniform = {
-        p.layer.name: Candidate(p.weights, p.activations)
-        for p in make_plan(model, Config(weights=4, activations=8)).layers
-    }
-    same = chosen(problem, uniform, loosest)
-    add("uniform W4A8, edges 8", None, same)
-    add("programme at its cost", None, allocate(problem, [Budget(args.over, same.costs[args.over])]))
-    for share in args.greedy:
-        limit = share * whole
-        choice = greedy(problem, args.over, limit)
-        if choice is not None:
-            add("greedy", share, chosen(problem, choice, loosest))
+    four = uniformly(problem, Candidate(4, 8))
+    add("uniform W4A8", None, four)
+    add("programme at its cost", None, programme(problem, args.over, four.costs[args.over]))
+    for share in args.equal:
+        rival = greedy(problem, args.over, share * whole)
+        add("programme at greedy's cost", share, rival and programme(problem, args.over, rival.costs[args.over]))
     for share in args.budgets:
-        try:
-            found = allocate(problem, [Budget(args.over, share * whole)])
-        except InfeasibleError as error:
-            print(error, file=sys.stderr)
-            continue
-        add("programme", share, found)
-    print(correlation(done))
+        for how, choose in CHOOSERS.items():
+            add(how, share, choose(problem, args.over, share * whole))
+    if args.scaled and args.method == "full":
+        cheap, cheap_seconds = tables(network, "scaled", args)
+        kept.facts[f"{network.name}, scaled sensitivities"] = likeness(problem, cheap, (seconds, cheap_seconds))
+        kept.write()
+    for point in pareto_front(problem, args.over, points=args.front) if args.front else ():
+        add(FRONT, point.costs[args.over] / whole, point)
+    own = {r.choice: r for r in kept.rows if r.network == network.name and (r.how == FRONT or "programme" in r.how)}
+    if len(own) > 2:
+        predicted, measured = [r.predicted for r in own.values()], [r.kl for r in own.values()]
+        evaluated = next(iter(own.values())).evaluated
+        kept.facts[f"{network.name}, prediction"] = prediction(predicted, measured, evaluated)
+        kept.write()
 
 
 def _shares(text: str) -> list[float]:
@@ -213,19 +148,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path)
     parser.add_argument("--cases", default="")
-    parser.add_argument("--candidates", default="w2a8,w3a8,w4a8,w5a8,w6a8,w8a8")
+    parser.add_argument("--candidates", default="w2a8,w3a8,w4a8,w5a8,w6a8,w7a8,w8a8")
     parser.add_argument("--over", default="packed")
-    parser.add_argument("--method", default="full")
-    parser.add_argument("--budgets", type=_shares, default=_shares("0.11:0.25:20"))
-    parser.add_argument("--greedy", type=_shares, default=_shares("0.11,0.13,0.15,0.18,0.21,0.25"))
+    parser.add_argument("--budgets", type=_shares, default=_shares("0.11,0.125,0.13,0.15,0.18,0.2,0.25"))
+    parser.add_argument("--equal", type=_shares, default=_shares("0.13"))
+    parser.add_argument("--method", choices=["full", "scaled"], default="full")
+    parser.add_argument("--front", type=int, default=0)
+    parser.add_argument("--scaled", action="store_true")
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--table-samples", type=int, default=64)
     parser.add_argument("--evaluation", type=int, default=10**9)
     parser.add_argument("--out", type=Path, default=Path("allocation"))
     args = parser.parse_args()
-    rows: list[Row] = []
+    names = ("candidates", "over", "method", "samples", "table_samples", "evaluation")
+    kept = Record(args.out, {name: getattr(args, name) for name in names})
     for network in chosen_networks(args.assets, args.cases):
-        run(network, args, rows)
+        run(network, args, kept)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxq.allocation import BitAllocation as BitAllocation
+    from onnxq.allocation.bit_allocation import BitAllocation as BitAllocation
     from onnxq.config import Config as Config
     from onnxq.config import Refinement as Refinement
     from onnxq.errors import CalibrationError as CalibrationError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from onnxq.verify import VerificationReport as VerificationReport
 
 _HOME = {
-    "BitAllocation": "allocation",
+    "BitAllocation": "allocation.bit_allocation",
     "Config": "config",
     "Refinement": "config",
     "CalibrationError": "errors",

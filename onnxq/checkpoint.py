@@ -78,10 +78,14 @@ class Checkpoint:
         """The solutions of layers that were finished together, by name, if they can be read."""
         packed = self._read("\n".join(layers))
         try:
-            return packed and {
-                layer: _unpack(layer, {k.split("/")[1]: v for k, v in packed.items() if k.startswith(f"{i}/")})
-                for i, layer in enumerate(layers)
-            }
+            return (
+                None
+                if packed is None
+                else {
+                    layer: _unpack(layer, {k.split("/")[1]: v for k, v in packed.items() if k.startswith(f"{i}/")})
+                    for i, layer in enumerate(layers)
+                }
+            )
         except (ValueError, KeyError):
             return None
 

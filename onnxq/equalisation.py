@@ -133,7 +133,7 @@ def input_step(largest: Array, power: Array, bits: int) -> float:
     """
     if bits == FLOAT_BITS:
         return 0.0
-    end = math.sqrt(power.mean()) * float(lambertw(3.0 * 4.0**bits).real)
+    end = math.sqrt(float(power.mean())) * float(np.real(lambertw(3.0 * 4.0**bits)))
     return min(float(largest.max()), end) / (2**bits - 1)
 
 

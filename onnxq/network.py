@@ -21,11 +21,11 @@ from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
 from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
-from onnxq.reconstruction import reconstructed
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
 from onnxq.quant.table import TableSolution
+from onnxq.reconstruction import reconstructed
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
 from onnxq.solve.table import solve_table

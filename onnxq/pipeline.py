@@ -8,13 +8,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxq.allocation import BitAllocation
+from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.kept import kept_problem
+from onnxq.allocation.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
+from onnxq.allocation.problem import AllocationProblem
+from onnxq.allocation.tabulate import Measuring
 from onnxq.budget import parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
@@ -28,15 +32,12 @@ from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
-from onnxq.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import LayerReport, RunReport
 from onnxq.stream import Again, Stream, batch_size, counted
-from onnxq.tables import AllocationProblem
-from onnxq.tabulate import Measuring
 from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 
@@ -89,7 +90,8 @@ def quantize(
         config: the options; the defaults when None.
         allocation: bits of every layer, chosen before; they are chosen here when None and there are candidates.
         progress: told how far the run is.
-        work_dir: folder that keeps finished layers, so that a stopped run can go on.
+        work_dir: folder that keeps finished layers, so that a stopped run can go on, and the tables that bits are
+            chosen from, so that another budget measures nothing again.
         resume: go on with what ``work_dir`` holds.
 
     Raises:
@@ -212,12 +214,16 @@ def _mixed(
         with clock.stage("allocate"):
             if allocation is None:
                 options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
-                problem = tables_for(prepared, feeds, config, options, progress, float_bytes=_float_size(model))
+                measure = partial(
+                    tables_for, prepared, feeds, config, options, progress, float_bytes=_float_size(model)
+                )
+                place = folder and folder / "table"
+                problem = kept_problem(place, resume, prepared, feeds, config, options, measure)
                 allocation = choose(prepared, problem, feeds, config)
-        rounds, judged = count(1), held_out(prepared, kept, feeds)
+        judged = held_out(prepared, kept, feeds)
 
         def solve(found: BitAllocation) -> Attempt[Result]:
-            place = folder and folder / f"round-{next(rounds)}"
+            place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
             run = _run(model, data, config, found.choice, progress, place, resume)
             metric = problem.sensitivity.metric if problem else None
@@ -320,6 +326,12 @@ def _identity(
         path = Path(calibration).resolve()
         yield f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
     yield VERSION.encode()
+
+
+def _mark_of(allocation: BitAllocation, config: Config) -> str:
+    """What tells the layers of an allocation from those of others in one folder."""
+    choice = {name: str(bits) for name, bits in allocation.choice.items()}
+    return fingerprint([json.dumps([choice, dataclasses.asdict(config)], sort_keys=True).encode()])[:12]
 
 
 def _float_size(model: str | Path | onnx.ModelProto) -> int:

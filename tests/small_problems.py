@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onnxq.allocation.problem import Agreement, AllocationProblem
+from onnxq.allocation.tables import CostTable, SensitivityTable, as_matrix
 from onnxq.candidate import Candidate
-from onnxq.tables import Agreement, AllocationProblem, CostTable, SensitivityTable, as_matrix
 
 CANDIDATES = tuple(Candidate(w, a) for w in (2, 4, 8) for a in (4, 8))
 

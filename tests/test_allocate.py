@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -9,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_problems import CANDIDATES, agree, brute_force, drawn, problem
 
-from onnxq.allocate import OUTCOMES, InfeasibleError, allocate, pareto_front
-from onnxq.allocation import BitAllocation, Outcome, allocation_from_json
+from onnxq.allocation import programme
+from onnxq.allocation.allocate import allocate
+from onnxq.allocation.bit_allocation import BitAllocation, Outcome, allocation_from_json
+from onnxq.allocation.front import pareto_front
+from onnxq.allocation.problem import Agreement, problem_from_json
+from onnxq.allocation.search import OUTCOMES, Found
+from onnxq.allocation.terms import InfeasibleError
 from onnxq.budget import LOSS, Budget, parse_budget, parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidate, parse_candidates
 from onnxq.errors import ConfigError
-from onnxq.tables import Agreement, problem_from_json
 
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
 PAIR = (W4, W8)
@@ -29,7 +34,10 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(60))
-def test_the_optimum_is_that_of_trying_everything(mode: str, seed: int) -> None:
+def test_the_optimum_is_that_of_trying_everything(mode: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 2:  # as large programmes are solved, beginning with as few variables as can be
+        monkeypatch.setattr("onnxq.allocation.programme.SMALL", 0)
+        monkeypatch.setattr("onnxq.allocation.programme.FIRST", 0)
     minimised, limited = MODES[mode]
     rng = np.random.default_rng([seed, list(MODES).index(mode)])
     given_problem = drawn(rng)
@@ -53,6 +61,44 @@ def test_the_optimum_is_that_of_trying_everything(mode: str, seed: int) -> None:
     assert agree(given_problem, found.choice)
     spent = {**found.costs, LOSS: found.loss}
     assert all(spent[q] <= limit + 2e-9 * abs(limit) for q, limit in limits.items())
+
+
+@pytest.mark.parametrize("budgets", [("size",), ("size", "bops")])
+def test_a_large_programme_has_the_optimum_that_searching_all_of_it_finds(
+    budgets: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    candidates = tuple(Candidate(w, a) for w in (2, 3, 4, 5, 6, 7, 8, 16) for a in (4, 8))
+    bits = np.array([[c.weights, c.activations] for c in candidates], float)
+    weights, work = rng.uniform(1, 50, (24, 1)), rng.uniform(1, 50, (24, 1))
+    loss = np.exp(rng.normal(0, 1, (24, 1))) * (4.0 ** -bits[:, 0] + 0.3 * 4.0 ** -bits[:, 1])
+    costs = {"size": weights * bits[:, 0], "bops": work * bits.prod(axis=1)}
+    large = problem(loss * rng.uniform(0.9, 1.1, loss.shape), costs, candidates)
+    limits = [Budget(q, float(costs[q].min(axis=1).sum() * 1.8)) for q in budgets]
+    found = allocate(large, limits)
+    assert len(set(found.choice.values())) > 3
+    monkeypatch.setattr("onnxq.allocation.programme.SMALL", 10**6)
+    whole = allocate(large, limits)
+    assert (found.choice, found.status, found.gap) == (whole.choice, Outcome.OPTIMAL, 0.0)
+
+
+def test_a_search_without_time_keeps_the_first_choice_and_its_distance_from_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("onnxq.allocation.programme.SMALL", 0)
+    real, calls = programme.search, []
+
+    def once(*args: Any, **options: Any) -> Found:
+        calls.append(args)
+        return real(*args, **options) if len(calls) == 1 else Found(Outcome.FAILED)
+
+    monkeypatch.setattr(programme, "search", once)
+    rng = np.random.default_rng(1)
+    found = allocate(problem(rng.uniform(size=(6, 6)), {"size": rng.uniform(size=(6, 6))}), [Budget("size", 2.0)])
+    assert len(calls) == 2
+    assert found.status is Outcome.FEASIBLE
+    assert found.gap > 0
+    assert found.bound < found.loss
 
 
 def test_the_same_problem_gives_the_same_allocation_among_many_equal_ones() -> None:

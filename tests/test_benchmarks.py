@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from small_problems import problem
+
+from onnxq.candidate import Candidate
+
+EIGHTS = tuple(Candidate(w, 8) for w in (2, 3, 4, 8))
 
 Find = Callable[[str], ModuleType]
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -94,3 +100,36 @@ def test_every_row_of_the_comparison_names_a_tool_that_has_a_driver(benchmark: F
     assert tools == set(environments.TOOLS)
     for tool in environments.TOOLS.values():
         assert (FOLDER / "peer_drivers" / f"{tool.driver}.py").is_file()
+
+
+def test_greedy_keeps_its_limit_and_the_programme_loses_no_more_at_its_price(benchmark: Find) -> None:
+    choosers = benchmark("choosers")
+    rng = np.random.default_rng(0)
+    bits = np.array([c.weights for c in EIGHTS])
+    loss = np.exp(rng.normal(0, 1, (8, 1))) * 4.0**-bits * rng.uniform(0.8, 1.2, (8, len(bits)))
+    size = rng.uniform(1, 20, (8, 1)) * bits
+    found = problem(loss, {"size": size}, EIGHTS)
+    for share in (0.4, 0.6, 0.9):
+        limit = share * float(size.max(axis=1).sum())
+        greedy = choosers.greedy(found, "size", limit)
+        own = choosers.programme(found, "size", greedy.costs["size"])
+        assert greedy.costs["size"] <= limit
+        assert own.loss <= greedy.loss
+        assert own.costs["size"] <= greedy.costs["size"] * (1 + 1e-8)
+        wide = choosers.uniform(found, "size", limit)
+        (candidate,) = set(wide.choice.values())
+        assert wide.costs["size"] <= limit < size.sum(axis=0)[EIGHTS.index(candidate) + 1 :].min(initial=np.inf)
+    assert choosers.greedy(found, "size", 1.0) is choosers.programme(found, "size", 1.0) is None
+
+
+def test_rows_of_other_settings_are_not_gone_on_with(benchmark: Find, tmp_path: Path) -> None:
+    allocation = benchmark("allocation_rows")
+    row = allocation.Row("net", "greedy", 0.1, 0.1, 0.2, 0.3, 0.4, 0.5, 90.0, 80.0, "2×w4a8", 10, 1.0, "w4a8 w4a8")
+    kept = allocation.Record(tmp_path / "out", {"samples": 8})
+    kept.add(row)
+    again = allocation.Record(tmp_path / "out", {"samples": 8})
+    assert again.rows == [row]
+    assert again.has("net", "greedy", 0.1) and not again.has("net", "greedy", 0.2)
+    assert "| net | greedy | 10.0% |" in (tmp_path / "out.md").read_text()
+    with pytest.raises(SystemExit, match="other settings"):
+        allocation.Record(tmp_path / "out", {"samples": 9})

@@ -9,22 +9,24 @@ from small_models import build, conv_chain, images, relu_chain, weight
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
-from onnxq.allocate import InfeasibleError, allocate
-from onnxq.allocation import BitAllocation, Outcome
+from onnxq.allocation.allocate import allocate
+from onnxq.allocation.bit_allocation import BitAllocation, Outcome
+from onnxq.allocation.choices import Choices, make_choices
+from onnxq.allocation.cost.latency import latency_table, run_times, time_models
+from onnxq.allocation.cost.measured import read_latency
+from onnxq.allocation.cost.operations import EnergyTable, bit_operations, read_energy
+from onnxq.allocation.cost.placeholder import placeholder_model
+from onnxq.allocation.cost.table import cost_table
+from onnxq.allocation.problem import AllocationProblem
+from onnxq.allocation.tables import CostTable, SensitivityTable
+from onnxq.allocation.terms import InfeasibleError
 from onnxq.budget import Budget, parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
-from onnxq.choices import Choices, make_choices
 from onnxq.config import Config
-from onnxq.cost.latency import latency_table, run_times, time_models
-from onnxq.cost.measured import read_latency
-from onnxq.cost.operations import EnergyTable, bit_operations, read_energy
-from onnxq.cost.placeholder import placeholder_model
-from onnxq.cost.table import cost_table
 from onnxq.errors import ConfigError
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.passes.prepare import prepare
-from onnxq.tables import AllocationProblem, CostTable, SensitivityTable
 
 FREE = Config(edge_bits="same")
 MANY = parse_candidates("float,w2a8,w3a4,w4a8,w4a32,w5a8,w8a8,w16a16")

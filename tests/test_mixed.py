@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,14 +16,16 @@ from small_models import build, weight
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
-from onnxq.allocation import BitAllocation, Outcome
+from onnxq.allocation.bit_allocation import BitAllocation, Outcome
+from onnxq.allocation.mixed import Attempt, carried_out
+from onnxq.allocation.problem import problem_from_json
+from onnxq.allocation.sensitivity import measure_sensitivities
+from onnxq.allocation.tables import SensitivityTable
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.cli import main
 from onnxq.config import make_config
 from onnxq.errors import ConfigError
 from onnxq.execute.ort import Session
-from onnxq.mixed import Attempt, carried_out
-from onnxq.tables import problem_from_json
 
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
 MIX = onnxq.Config(candidates=("w2a8", "w4a8", "w8a8"), budget=("size=0.7",), edge_bits="same", table_samples=16)
@@ -123,8 +127,8 @@ def test_an_allocation_that_loses_what_was_predicted_is_kept_and_another_is_solv
         return Attempt(allocation, None, None, next(losses), None)  # type: ignore[arg-type]
 
     others = iter([chosen(W4, W8, W8, loss=0.1), chosen(W8, W4, W8, loss=0.1), chosen(W8, W8, W4, loss=0.1)])
-    monkeypatch.setattr("onnxq.mixed._around", lambda *_: problem())
-    monkeypatch.setattr("onnxq.mixed.choose", lambda *_: next(others))
+    monkeypatch.setattr("onnxq.allocation.mixed._around", lambda *_: problem())
+    monkeypatch.setattr("onnxq.allocation.mixed.choose", lambda *_: next(others))
     first = chosen(W4, W4, W4, loss=0.1)
     best, rounds = carried_out(None, first, problem(), [], MIX, solve, lambda _: None)
     assert (len(tried), best.loss) == (4, 0.5)
@@ -137,7 +141,7 @@ def test_an_allocation_that_loses_what_was_predicted_is_kept_and_another_is_solv
     assert rounds == ((0.1, 0.9),)
 
 
-def problem() -> onnxq.tables.AllocationProblem:
+def problem() -> onnxq.allocation.problem.AllocationProblem:
     from small_problems import problem as small
 
     return small([[1, 0]], {"size": [[1, 2]]}, (W4, W8))
@@ -291,3 +295,35 @@ def test_layers_that_share_a_weight_are_given_the_same_bits() -> None:
     bits = result.report.allocation["choice"]
     assert bits["a"] == bits["c"]
     assert "w2a8" in bits.values()  # the budget is below all at 8 bits
+
+
+def test_tables_in_a_work_directory_serve_other_budgets_and_no_other_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    real = measure_sensitivities
+
+    def counting(*args: Any, **options: Any) -> SensitivityTable:
+        measured.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr("onnxq.allocation.tabulate.measure_sensitivities", counting)
+    images, place = tiny_images(24), tmp_path / "work"
+
+    def run(budget: str, samples: np.ndarray = images, **options: Any) -> onnxq.Result:
+        config = dataclasses.replace(MIX, budget=(budget,))
+        return onnxq.quantize(tiny_model(), samples, config, work_dir=place, **options)
+
+    first = run("size=0.9")
+    assert len(measured) == 1
+    other = run("size=0.7", resume=True)
+    again = run("size=0.9", resume=True)
+    assert len(measured) == 1
+    assert stored(other) != stored(first)
+    assert again.model.SerializeToString() == first.model.SerializeToString()
+    alone = onnxq.quantize(tiny_model(), images, MIX)  # budget size=0.7, without a folder
+    assert other.model.SerializeToString() == alone.model.SerializeToString()
+    with pytest.raises(ConfigError, match="resume it, or give another directory"):
+        run("size=0.9")
+    with pytest.raises(ConfigError, match="another model, configuration or calibration set"):
+        run("size=0.9", images[::-1].copy(), resume=True)

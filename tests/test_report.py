@@ -15,9 +15,9 @@ from rich.console import Console
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
+from onnxq.inspection import Inspection, describe
 from onnxq.ir.model import Remark
 from onnxq.pipeline import inspect
-from onnxq.report.inspection import Inspection, describe
 from onnxq.report.run import RunReport
 from onnxq.report.text import make_console, show_run
 from onnxq.report.wording import bits, in_bytes, printable, sizes

@@ -7,9 +7,12 @@ from scipy.special import log_softmax
 from small_models import SAME, build, conv_constants, images, relu_chain, weight
 from tiny_model import tiny_images, tiny_model
 
+from onnxq.allocation.choices import Choices, find_agreements, make_choices
+from onnxq.allocation.output_loss import OutputLoss
+from onnxq.allocation.problem import Agreement
+from onnxq.allocation.sensitivity import Reference, measure_sensitivities
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint
-from onnxq.choices import Choices, find_agreements, make_choices
 from onnxq.config import Config
 from onnxq.emit.qdq import emit
 from onnxq.execute.chain import Chain, Quantised
@@ -19,13 +22,10 @@ from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.network import NetworkSolution, solve_network
-from onnxq.output_loss import OutputLoss
 from onnxq.passes.prepare import prepare
 from onnxq.plan import make_plan
 from onnxq.progress import silent
 from onnxq.quant.solution import LayerSolution
-from onnxq.sensitivity import Reference, measure_sensitivities
-from onnxq.tables import Agreement
 
 PARALLEL = Config(mode="parallel", edge_bits="same", weights=4)
 CANDIDATES = parse_candidates("w2a8,w4a4,w4a32,float")

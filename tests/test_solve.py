@@ -11,6 +11,7 @@ from onnxq.ir.layer import Layer, Window
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.solution import INT32_ROOM, bias_integers, bias_scale
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
+from onnxq.solve.groundwork import lay_groundwork
 from onnxq.solve.layer import solve_layer
 from onnxq.solve.problem import LayerProblem, Status, output_error, quantised_rows
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
@@ -135,3 +136,16 @@ def test_a_channel_whose_bias_would_overflow_gets_wider_steps() -> None:
     stored = bias_integers(found.bias, bias_scale(found.input.scale, found.weight.scale, 10)).astype(np.int64)
     assert np.abs(stored).max() <= 1.001 * INT32_ROOM
     assert found.bias[7] == pytest.approx(50, abs=0.01) and found.loss < 5e-3  # that of a 6-bit input
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("fit_bias", [True, False])
+def test_groundwork_laid_at_other_weight_bits_gives_the_same_solution(bits: int, fit_bias: bool) -> None:
+    other = fitted_input(problem(weight_spec=weight_spec(5), fit_bias=fit_bias))
+    ground = lay_groundwork(other)
+    own = replace(other, weight_spec=weight_spec(bits), fit_input=False)
+    plain = nearest(own)
+    shared, alone = second_order(own, plain, ground), second_order(own, plain)
+    np.testing.assert_array_equal(shared.integers, alone.integers)
+    np.testing.assert_array_equal(shared.scale, alone.scale)
+    np.testing.assert_array_equal(shared.bias, alone.bias)

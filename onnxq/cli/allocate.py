@@ -51,12 +51,12 @@ def allocate(
 
     Example: onnxq allocate table.json --budget size=0.13 -o bits.json
     """
-    from onnxq.allocate import allocate as solve
-    from onnxq.allocate import pareto_front
+    from onnxq.allocation.allocate import allocate as solve
+    from onnxq.allocation.front import pareto_front
+    from onnxq.allocation.problem import read_problem
     from onnxq.ir.save import check_writable, write_text
     from onnxq.report.front import check_format, plot_front, show_allocation, show_front
     from onnxq.report.text import make_console
-    from onnxq.tables import read_problem
 
     for path in (plot, output):
         if path is not None:

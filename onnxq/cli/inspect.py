@@ -23,8 +23,8 @@ def inspect(model: Path, config_file: Path | None, as_json: bool, debug: bool, *
     """
     config = configured(config_file, flags)
 
+    from onnxq.inspection import describe
     from onnxq.pipeline import inspect as plan_model
-    from onnxq.report.inspection import describe
     from onnxq.report.text import make_console, show_inspection
 
     inspection = describe(*plan_model(model, config))

@@ -28,8 +28,8 @@ from onnxq.errors import ConfigError, OutputError
 @click.option(
     "--allocation", type=FILE, metavar="FILE.json", help="Each layer's own bits, as onnxq allocate wrote them."
 )
-@click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers of a long run.")
-@click.option("--resume", is_flag=True, help="Go on with the layers that --work-dir holds.")
+@click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers and tables.")
+@click.option("--resume", is_flag=True, help="Go on with what --work-dir holds.")
 @click.option("--report", type=FILE, metavar="FILE.html", help="Write the report as a self-contained HTML page too.")
 @common_options
 def quantize(
@@ -53,7 +53,7 @@ def quantize(
     if resume and work_dir is None:
         raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
 
-    from onnxq.allocation import read_allocation
+    from onnxq.allocation.bit_allocation import read_allocation
     from onnxq.cli.bars import Bars
     from onnxq.ir.save import check_writable
     from onnxq.pipeline import quantize as run

@@ -63,10 +63,10 @@ def sensitivity(
     if method not in ("full", "scaled") or metric not in (None, "kl", "mse"):
         raise ConfigError(f"method {method!r} with metric {metric!r}: write full or scaled, and kl or mse.")
 
+    from onnxq.allocation.tabulate import Measuring
     from onnxq.cli.bars import Bars
     from onnxq.ir.save import check_writable, write_text
     from onnxq.pipeline import sensitivity as measure
-    from onnxq.tabulate import Measuring
 
     check_writable(output)
     options = Measuring(method, metric, latency, latency_table, energy_table)

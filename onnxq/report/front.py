@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from onnxq.allocation import BitAllocation
+from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.budget import LOSS
 from onnxq.errors import ConfigError, OutputError
 from onnxq.report.wording import in_bytes, number, printable

@@ -13,8 +13,8 @@ from onnxq.report.wording import NONE, bits, in_bytes, levels, loss, number, per
 from onnxq.verify import LayerBits, OutputFidelity, VerificationReport
 
 if TYPE_CHECKING:
+    from onnxq.inspection import Inspection
     from onnxq.ir.model import Remark
-    from onnxq.report.inspection import Inspection
     from onnxq.report.run import RunReport
 
 WORST_LAYERS = 8

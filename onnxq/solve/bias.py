@@ -115,7 +115,17 @@ def tune_biases(
         return keep(Outcome.UNSUPPORTED, str(error))
     fixed = _fixed_batch(model)
     return tune_region(
-        model, layers, solutions, outputs, feeds, targets, options, fixed, memory_limit=memory_limit, seed=seed, tick=tick
+        model,
+        layers,
+        solutions,
+        outputs,
+        feeds,
+        targets,
+        options,
+        fixed,
+        memory_limit=memory_limit,
+        seed=seed,
+        tick=tick,
     )
 
 

@@ -15,6 +15,7 @@ from onnxq.quant.saturation import without_saturation
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import Granularity, QuantParams, weight_spec
 from onnxq.solve.blocked import solve_blocked
+from onnxq.solve.groundwork import Groundwork
 from onnxq.solve.problem import Array, LayerProblem, Solution
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
 from onnxq.target import LayerRule, Target
@@ -71,14 +72,24 @@ def make_problem(
     )
 
 
-def solve_layer(layer: Layer, problem: LayerProblem, config: Config, seed: int) -> LayerSolution:
-    """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored."""
+def solve_layer(
+    layer: Layer, problem: LayerProblem, config: Config, seed: int, groundwork: Groundwork | None = None
+) -> LayerSolution:
+    """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored.
+
+    Args:
+        layer: which.
+        problem: its rows and what is asked of it.
+        config: preset, second-order start.
+        seed: of what is drawn at random.
+        groundwork: of a problem that differs in the bits of the weights alone, whose input's grid is fitted.
+    """
     if problem.block is not None:
         return solve_blocked(layer, problem, second_order=config.second_order)
     began = time.perf_counter()
     problem = fitted_input(problem)
     plain = nearest(problem)
-    solution = second_order(problem, plain) if config.second_order else plain
+    solution = second_order(problem, plain, groundwork) if config.second_order else plain
     if config.preset == "advanced":
         # JAX takes a second to load, and the light preset does without it.
         from onnxq.solve.adaquant import refine

@@ -11,23 +11,11 @@ from onnxq.quant.affine import quantize
 from onnxq.quant.saturation import exact_scale
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
+from onnxq.solve.groundwork import Groundwork, Target, lay_groundwork
 from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected
-from onnxq.solve.second_order import (
-    Moments,
-    closing_bias,
-    damped,
-    factorise,
-    fitted_scale,
-    least_squares_target,
-    missing,
-    moments,
-    propagate_rounding,
-)
+from onnxq.solve.second_order import closing_bias, fitted_scale, propagate_rounding
 
 Array = NDArray[np.float32]
-DAMPINGS = (0.003, 0.03, 0.3)
-"""Ridges tried, as fractions of the mean of H's diagonal."""
-
 GRID_ROWS = 1024
 """Rows on which grids of the input are compared."""
 
@@ -98,41 +86,32 @@ def scored(problem: LayerProblem, solution: Solution) -> Solution:
     return Solution(solution.integers, solution.scale, solution.bias, solution.input, loss, solution.status)
 
 
-def second_order(problem: LayerProblem, plain: Solution) -> Solution:
+def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork | None = None) -> Solution:
     """The better of a plain solution and of error-propagating rounding at several dampings, judged on the hold-out.
 
     Args:
         problem: the layer and its rows.
         plain: what to beat.
+        groundwork: of the same rows, input grid and float weights; laid here when None.
     """
-    x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
-    y = y if problem.fit_bias else y - problem.bias[:, None]
-    m = moments(x, y, problem.input, about_mean=problem.fit_bias)
-    left = missing(m, problem.weight)
-    trials = [_Trial(problem, m, left, damping) for damping in DAMPINGS]
-    solutions = [trial.solution(trial.scale) for trial in trials]
-    best = min(range(len(trials)), key=lambda i: solutions[i].loss)
-    solution, trial = solutions[best], trials[best]
+    ground = groundwork or lay_groundwork(problem)
+    solutions = []
+    for target in ground.targets:
+        importance = np.einsum("gkk->gk", target.hessian).astype(np.float32)
+        scale = search_scale(problem, target.weight.astype(np.float32), importance)
+        solutions.append(_rounded(problem, ground, target, scale))
+    best = min(range(len(solutions)), key=lambda i: solutions[i].loss)
+    solution, target = solutions[best], ground.targets[best]
     for _ in range(0 if problem.shared_scales or problem.one_scale else SCALE_ROUNDS):
-        fitted = trial.solution(fitted_scale(trial.hessian, trial.target, solution.integers, solution.scale))
+        scale = fitted_scale(target.hessian, target.weight, solution.integers, solution.scale)
+        fitted = _rounded(problem, ground, target, scale)
         solution = fitted if fitted.loss < solution.loss else solution
     return solution if solution.loss < plain.loss else plain
 
 
-class _Trial:
-    """Rounding at one damping."""
-
-    def __init__(self, problem: LayerProblem, m: Moments, left: NDArray[np.float64], damping: float) -> None:
-        self._problem, self._moments = problem, m
-        self.hessian = damped(m.xx, damping)
-        self._factor = factorise(self.hessian)
-        self.target = least_squares_target(self._factor, left, problem.weight)
-        importance = np.einsum("gkk->gk", self.hessian).astype(np.float32)
-        self.scale = search_scale(problem, self.target.astype(np.float32), importance)
-
-    def solution(self, scale: Array) -> Solution:
-        """The target rounded at given scales."""
-        problem, spec = self._problem, self._problem.weight_spec
-        integers = propagate_rounding(self._factor, self.target, scale, spec.qmin, spec.qmax)
-        bias = closing_bias(self._moments, integers * scale[:, None]) if problem.fit_bias else problem.bias
-        return scored(problem, Solution(integers, scale, bias, problem.input, 0.0, Status.SECOND_ORDER))
+def _rounded(problem: LayerProblem, ground: Groundwork, target: Target, scale: Array) -> Solution:
+    """A target rounded at given scales."""
+    spec = problem.weight_spec
+    integers = propagate_rounding(target.factor, target.weight, scale, spec.qmin, spec.qmax)
+    bias = closing_bias(ground.moments, integers * scale[:, None]) if problem.fit_bias else problem.bias
+    return scored(problem, Solution(integers, scale, bias, problem.input, 0.0, Status.SECOND_ORDER))

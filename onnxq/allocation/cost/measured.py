@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnxq.allocation.json_file import read_text
+from onnxq.allocation.tables import CostTable
 from onnxq.candidate import FLOAT, Candidate, parse_candidate
 from onnxq.errors import ConfigError
-from onnxq.tables import CostTable, read_text
 
 REST = "rest"
 

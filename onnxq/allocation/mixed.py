@@ -13,13 +13,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.allocation import BitAllocation
+from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.choices import find_agreements, make_choices
+from onnxq.allocation.cost.placeholder import placeholder_model
+from onnxq.allocation.output_loss import OutputLoss
+from onnxq.allocation.problem import AllocationProblem
+from onnxq.allocation.sensitivity import Reference, measure_sensitivities
+from onnxq.allocation.tables import SensitivityTable
+from onnxq.allocation.tabulate import Measuring, one_run, tabulate
 from onnxq.budget import Budget, parse_budgets
 from onnxq.calibrate import HOLD_OUT
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
-from onnxq.choices import find_agreements, make_choices
 from onnxq.config import Config
-from onnxq.cost.placeholder import placeholder_model
 from onnxq.data import Feed, samples_in
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
@@ -27,12 +32,8 @@ from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import to_proto
-from onnxq.output_loss import OutputLoss
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
-from onnxq.sensitivity import Reference, measure_sensitivities
-from onnxq.tables import AllocationProblem, SensitivityTable
-from onnxq.tabulate import Measuring, one_run, tabulate
 
 Result = TypeVar("Result")
 
@@ -114,13 +115,13 @@ def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], conf
 
     The size is that of the file, which is known before anything is solved: where quantisers between layers of
     different bits take it beyond the budget, the programme is solved again with so much less. Where the latency has a
-    budget, the choice is timed and made again until it takes what was predicted (see :mod:`onnxq.timed`).
+    budget, the choice is timed and made again until it takes what was predicted (see :mod:`onnxq.allocation.timed`).
 
     Raises:
         InfeasibleError: no choice keeps the budgets.
     """
-    from onnxq.allocate import allocate  # it loads cvxpy
-    from onnxq.timed import allocate_timed
+    from onnxq.allocation.allocate import allocate  # it loads cvxpy
+    from onnxq.allocation.timed import allocate_timed
 
     budgets = parse_budgets(config.budget)
     if any(b.quantity == "latency" for b in budgets):

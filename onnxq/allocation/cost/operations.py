@@ -63,7 +63,9 @@ def read_energy(path: Path | None = None) -> EnergyTable:
     """
     name = str(path or BUNDLED)
     try:
-        text = (files("onnxq.cost") / BUNDLED).read_text() if path is None else path.read_text(encoding="utf-8")
+        text = (
+            (files("onnxq.allocation.cost") / BUNDLED).read_text() if path is None else path.read_text(encoding="utf-8")
+        )
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"energy table {name} cannot be read: {error.strerror}.") from error

@@ -9,8 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from onnxq.allocation.json_file import parsed, read_text
 from onnxq.candidate import Candidate, parse_candidate
-from onnxq.tables import parsed, read_text
 
 
 class Outcome(Enum):

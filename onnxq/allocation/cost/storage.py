@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import onnx
 
-from onnxq.cost.ownership import added_for
+from onnxq.allocation.cost.ownership import added_for
 from onnxq.ir.layer import Layer
 
 

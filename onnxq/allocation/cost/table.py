@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.choices import Choices
+from onnxq.allocation.cost.measured import read_latency
+from onnxq.allocation.cost.operations import EnergyTable, bit_operations
+from onnxq.allocation.cost.placeholder import at_once, placeholder_model
+from onnxq.allocation.cost.storage import layer_bytes
+from onnxq.allocation.tables import CostTable, as_matrix
 from onnxq.candidate import FLOAT, Candidate
-from onnxq.choices import Choices
 from onnxq.config import Config
-from onnxq.cost.measured import read_latency
-from onnxq.cost.operations import EnergyTable, bit_operations
-from onnxq.cost.placeholder import at_once, placeholder_model
-from onnxq.cost.storage import layer_bytes
+from onnxq.inspection import describe
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.plan import make_plan
-from onnxq.report.inspection import describe
-from onnxq.tables import CostTable, as_matrix
 
 Feed = Mapping[str, NDArray[np.generic]]
 
@@ -56,7 +56,7 @@ def cost_table(
     if isinstance(latency, Path):
         return table.merged(read_latency(latency, table.layers, table.candidates))
     if latency is not None:
-        from onnxq.cost.latency import latency_table  # onnxruntime is loaded by those who measure
+        from onnxq.allocation.cost.latency import latency_table  # onnxruntime is loaded by those who measure
 
         return table.merged(latency_table(model, choices, config, latency))
     return table

@@ -23,15 +23,15 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnxq.allocation.choices import Choices
+from onnxq.allocation.cost.ownership import computed_for
+from onnxq.allocation.cost.placeholder import at_once, placeholder_model
+from onnxq.allocation.tables import CostTable, as_matrix
 from onnxq.candidate import FLOAT
-from onnxq.choices import Choices
 from onnxq.config import Config
-from onnxq.cost.ownership import computed_for
-from onnxq.cost.placeholder import at_once, placeholder_model
 from onnxq.data import samples_in
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.tables import CostTable, as_matrix
 
 Feed = Mapping[str, NDArray[np.generic]]
 

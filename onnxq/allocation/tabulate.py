@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.choices import make_choices
+from onnxq.allocation.cost.operations import read_energy
+from onnxq.allocation.cost.table import cost_table
+from onnxq.allocation.problem import AllocationProblem
+from onnxq.allocation.sensitivity import Reference, measure_sensitivities
 from onnxq.candidate import Candidate
-from onnxq.choices import make_choices
 from onnxq.config import Config
-from onnxq.cost.operations import read_energy
-from onnxq.cost.table import cost_table
 from onnxq.data import Feed
 from onnxq.ir.model import Model
 from onnxq.progress import Listener, Progress, silent
-from onnxq.sensitivity import Reference, measure_sensitivities
-from onnxq.tables import AllocationProblem
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from onnxq.allocate import InfeasibleError, allocate
-from onnxq.allocation import BitAllocation
+from onnxq.allocation.allocate import allocate
+from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.cost.latency import Feed, run_times, time_models
+from onnxq.allocation.cost.placeholder import placeholder_model
+from onnxq.allocation.problem import AllocationProblem
+from onnxq.allocation.terms import InfeasibleError
 from onnxq.budget import Budget
 from onnxq.candidate import FLOAT
 from onnxq.config import Config
-from onnxq.cost.latency import Feed, run_times, time_models
-from onnxq.cost.placeholder import placeholder_model
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
-from onnxq.tables import AllocationProblem
 
 ROUNDS = 4
 """Times at most that a choice is timed and made again."""

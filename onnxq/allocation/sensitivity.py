@@ -20,9 +20,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.choices import Choices
+from onnxq.allocation.output_loss import OutputLoss
+from onnxq.allocation.tables import SensitivityTable, as_matrix
 from onnxq.calibrate import Calibration, Observation
 from onnxq.candidate import FLOAT, Candidate
-from onnxq.choices import Choices
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Chain, Quantised, make_step
@@ -30,14 +32,14 @@ from onnxq.execute.frontier import passed
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, split_stages
-from onnxq.output_loss import OutputLoss
 from onnxq.plan import make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
+from onnxq.quant.spec import QuantSpec, activation_spec
+from onnxq.solve.groundwork import lay_groundwork
 from onnxq.solve.layer import make_problem, solve_layer
-from onnxq.tables import SensitivityTable, as_matrix
+from onnxq.solve.start import fitted_input
 
 Array = NDArray[np.float64]
 
@@ -169,29 +171,23 @@ class _Walk:
 
     def _solved(self, layer: Layer, candidates: list[Candidate]) -> dict[Candidate, LayerSolution]:
         """A layer at each of its candidates, on the reference network's inputs."""
-        rows = self._seen.rows[layer.name]
+        seen = self._seen.rows[layer.name]
+        rows = (seen.x, seen.x_float, seen.y, seen.train)
         weight = self._model.constant(layer.weight)
         bias = self._model.constant(layer.bias) if layer.bias else None
-        grids: dict[int, QuantParams | None] = {FLOAT_BITS: None}
-        found = {}
-        for candidate in candidates:
-            bits = candidate.activations
-            first = bits not in grids
-            if first:
-                grids[bits] = activation_params(self._seen.histograms[layer.input], self._spec(bits))
-            problem = make_problem(
-                layer,
-                weight,
-                bias,
-                candidate.weights,
-                grids[bits],
-                (rows.x, rows.x_float, rows.y, rows.train),
-                fit_input=first and self._readers[layer.input] == 1,
-                target=self._config.rules,
-            )
-            found[candidate] = solve_layer(layer, problem, self._config, self._config.seed)
-            grids[bits] = found[candidate].input  # fitted by the float weights, hence the same for all
-        return found
+        found: dict[Candidate, LayerSolution] = {}
+        for bits in dict.fromkeys(c.activations for c in candidates):
+            grid = None
+            if bits != FLOAT_BITS:
+                grid = activation_params(self._seen.histograms[layer.input], self._spec(bits))
+            alone = self._readers[layer.input] == 1
+            rules = self._config.rules
+            shared = fitted_input(make_problem(layer, weight, bias, FLOAT_BITS, grid, rows, alone, target=rules))
+            ground = lay_groundwork(shared) if self._config.second_order else None
+            for candidate in (c for c in candidates if c.activations == bits):
+                problem = make_problem(layer, weight, bias, candidate.weights, shared.input, rows, False, target=rules)
+                found[candidate] = solve_layer(layer, problem, self._config, self._config.seed, ground)
+        return {c: found[c] for c in candidates}
 
     def _differences(self, index: int, layer: Layer, candidate: Candidate, solution: LayerSolution | None) -> Array:
         """Loss of each sample with one layer changed, minus that of the reference network, (samples,)."""

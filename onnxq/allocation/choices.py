@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.problem import Agreement
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import Config
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.paths import TRANSPARENT, edge_layers
-from onnxq.tables import Agreement
 
 CARRYING = (*TRANSPARENT, "Slice", "Identity", "Dropout", "Concat", "Split")
 """Operators whose inputs and outputs hold the same values, so that one grid serves all of them."""

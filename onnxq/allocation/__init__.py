@@ -1,0 +1,1 @@
+"""Bits of every layer, chosen: what layers lose and cost at each candidate, and the integer programme over it."""

@@ -1,0 +1,80 @@
+"""Tables kept in a work directory, so that another budget does not measure again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onnxq.allocation.problem import AllocationProblem, read_problem
+from onnxq.allocation.tabulate import Measuring
+from onnxq.checkpoint import Checkpoint, fingerprint
+from onnxq.config import Config, Refinement
+from onnxq.data import Feed
+from onnxq.ir.model import Model
+from onnxq.ir.save import to_proto, write_text
+from onnxq.version import VERSION
+
+TABLE = "table.json"
+
+
+def kept_problem(
+    folder: Path | None,
+    resume: bool,
+    model: Model,
+    feeds: Sequence[Feed],
+    config: Config,
+    options: Measuring,
+    measure: Callable[[], AllocationProblem],
+) -> AllocationProblem:
+    """The tables in a folder; they are measured and written there where it holds none.
+
+    Args:
+        folder: where they are kept; None to keep them nowhere.
+        resume: use what is there.
+        model: prepared.
+        feeds: samples that are measured on.
+        config: candidates, container and whatever else the tables depend on; budgets may change.
+        options: what is measured.
+        measure: makes the tables.
+
+    Raises:
+        ConfigError: the folder holds tables of something else, or tables although no resume was asked for.
+        OutputError: the folder cannot be written.
+    """
+    if folder is None:
+        return measure()
+    Checkpoint(folder, fingerprint(_identity(model, feeds, config, options)), resume=resume)
+    path = folder / TABLE
+    if path.exists():
+        return read_problem(path)
+    found = measure()
+    write_text(path, found.to_json())
+    return found
+
+
+def _identity(model: Model, feeds: Sequence[Feed], config: Config, options: Measuring) -> Iterator[bytes]:
+    """Everything that tables depend on."""
+    yield to_proto(model).SerializeToString(deterministic=True)
+    plain = Config()
+    measured = dataclasses.replace(
+        config,
+        budget=(),
+        samples=None,
+        preset=plain.preset,
+        mode=plain.mode,
+        refinement=Refinement(),
+        tuning=None,
+        para_normalise=plain.para_normalise,
+    )
+    yield json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()
+    yield json.dumps(dataclasses.asdict(options), sort_keys=True, default=str).encode()
+    for feed in feeds:
+        for name in sorted(feed):
+            array = np.asarray(feed[name])
+            yield f"{name} {array.dtype} {array.shape}".encode()
+            yield array.tobytes()
+    yield VERSION.encode()
