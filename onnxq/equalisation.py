@@ -133,8 +133,8 @@ def input_step(largest: Array, power: Array, bits: int) -> float:
     """
     if bits == FLOAT_BITS:
         return 0.0
-    end = math.sqrt(float(power.mean())) * float(np.real(lambertw(3.0 * 4.0**bits)))
-    return min(float(largest.max()), end) / (2**bits - 1)
+    end = float(np.sqrt(power.mean()) * np.real(lambertw(3.0 * 4.0**bits)))
+    return min(float(largest.max()), end) / float(2**bits - 1)
 
 
 def weight_noise(weight: Array, power: Array, bits: int) -> float:

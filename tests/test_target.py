@@ -18,7 +18,7 @@ from small_transformer import encoder, sentences
 
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint
-from onnxq.choices import make_choices
+from onnxq.allocation.choices import make_choices
 from onnxq.config import Config, make_config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.load import load
