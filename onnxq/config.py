@@ -172,7 +172,7 @@ class Config:
     second_order: bool = True
     para_normalise: bool = False
     refinement: Refinement = Field(default_factory=Refinement)
-    reconstruct: bool = True
+    reconstruct: bool = False
     reconstruction: Tuning = RECONSTRUCTION
     tuning: Tuning | None = None
     memory_limit: Annotated[int, Field(ge=2**26)] = 2**30
