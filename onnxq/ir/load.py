@@ -49,14 +49,23 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
         proto = inliner.inline_local_functions(proto)
     half = widen_half_floats(proto)
     _name_nodes(proto.graph)
-    defaults_hold = proto.ir_version < OVERRIDABLE_IR
+    if proto.ir_version < OVERRIDABLE_IR:
+        _unlist_defaults(proto)
     proto = _raise_opset(proto, minimum_opset, name)
     if proto.ByteSize() < PROTOBUF_LIMIT:
         proto = shape_inference.infer_shapes(proto, data_prop=True)
     graph = gs.import_onnx(proto)
-    if not defaults_hold:
-        _restore_overridable(graph, proto.graph)
+    _restore_overridable(graph, proto.graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
+
+
+def _unlist_defaults(proto: onnx.ModelProto) -> None:
+    """Bring an old model, whose initializers are all listed as inputs and hold, to the IR version that tells them apart."""
+    constants = {t.name for t in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = OVERRIDABLE_IR
 
 
 def _restore_overridable(graph: gs.Graph, source: onnx.GraphProto) -> None:
