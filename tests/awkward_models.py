@@ -461,7 +461,7 @@ def bad_order() -> Awkward:
 
 def thousands_of_nodes() -> Awkward:
     """Many nodes in a row between two convolutions."""
-    count = 1500
+    count = 1200
     ops, names = ("Relu", "Neg", "Neg"), "abc"
     steps = "\n".join(f"{names[i % 3]}{i} = {ops[i % 3]}({names[(i + 2) % 3]}{i - 1})" for i in range(1, count + 1))
     text = f"""(float[N,3,4,4] x) => (float[N,4,4,4] y) {{

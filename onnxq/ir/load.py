@@ -13,11 +13,14 @@ from onnx import checker, inliner, numpy_helper, shape_inference, version_conver
 from onnxq.errors import ModelError, UnsupportedError
 from onnxq.ir.model import Header, Model, Properties
 from onnxq.ir.order import sort_nodes
+from onnxq.ir.resizing import RULES_SINCE, keep_resizing
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes above which a model cannot be serialised in one piece (2 GiB, less room for the rest of the message)."""
+UNREAD = "onnxq.unread"
+"""Domain of nodes whose shapes are not to be inferred, for as long as that takes."""
 OVERRIDABLE_IR = 4
 """First IR version in which an initializer that is listed as an input is a default that the caller may override."""
 
@@ -53,10 +56,29 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
         _unlist_defaults(proto)
     proto = _raise_opset(proto, minimum_opset, name)
     if proto.ByteSize() < PROTOBUF_LIMIT:
-        proto = shape_inference.infer_shapes(proto, data_prop=True)
+        proto = _infer_shapes(proto)
     graph = gs.import_onnx(proto)
     _restore_overridable(graph, proto.graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
+
+
+def _infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Add the shapes that can be inferred; onnx misreads those that a ConvTranspose gives itself, so it sees none."""
+    given = [
+        i
+        for i, node in enumerate(proto.graph.node)
+        if node.op_type == "ConvTranspose" and any(a.name == "output_shape" for a in node.attribute)
+    ]
+    for i in given:
+        proto.graph.node[i].domain = UNREAD
+    if given:
+        proto.opset_import.add(domain=UNREAD, version=1)
+    inferred = shape_inference.infer_shapes(proto, data_prop=True)
+    for i in given:
+        inferred.graph.node[i].domain = ""
+    if given:
+        inferred.opset_import.pop()
+    return inferred
 
 
 def _unlist_defaults(proto: onnx.ModelProto) -> None:
@@ -150,6 +172,8 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
         )
     try:
         raised = version_converter.convert_version(proto, minimum)
+        if opset < RULES_SINCE:
+            keep_resizing(raised.graph)
         checker.check_model(raised)
     except (RuntimeError, version_converter.ConvertError, checker.ValidationError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
