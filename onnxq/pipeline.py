@@ -20,6 +20,7 @@ from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
 from onnxq.data import Data, Feed, count_samples, read_feeds, samples_in
+from onnxq.diagnosis import diagnosed
 from onnxq.emit.qdq import emit
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
@@ -98,9 +99,10 @@ def quantize(
         VerificationError: the emitted model does not run, or not alike, at every optimisation level of onnxruntime.
     """
     config, folder = config or Config(), None if work_dir is None else Path(work_dir)
-    if config.candidates or allocation:
-        return _mixed(model, calibration, config, allocation, progress, folder, resume)
-    return _run(model, calibration, config, None, progress, folder, resume).result
+    with diagnosed(model):
+        if config.candidates or allocation:
+            return _mixed(model, calibration, config, allocation, progress, folder, resume)
+        return _run(model, calibration, config, None, progress, folder, resume).result
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,9 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
         UnsupportedError: it has no layer to quantise.
     """
     config = config or Config()
-    prepared = prepare(load(model, minimum_opset=config.opset))
-    return prepared, make_plan(prepared, config)
+    with diagnosed(model):
+        prepared = prepare(load(model, minimum_opset=config.opset))
+        return prepared, make_plan(prepared, config)
 
 
 def _tuned(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import checker, inliner, numpy_helper, shape_inference, version_converter
+from onnx import checker, inliner, numpy_helper, shape_inference
 
-from onnxq.errors import ModelError, UnsupportedError
+from onnxq.errors import ModelError, OnnxqError, UnsupportedError
 from onnxq.ir.model import Header, Model, Properties
+from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
-from onnxq.ir.resizing import RULES_SINCE, keep_resizing
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
@@ -45,6 +47,12 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
     else:
         name = str(source)
         proto = _parse(Path(source))
+    with _understood(name):
+        return _read(proto, minimum_opset, name)
+
+
+def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
+    """The model in a message that is the caller's own."""
     _check_opset(proto, name)
     sort_nodes(proto.graph)
     _check(proto, name)
@@ -60,6 +68,18 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
     graph = gs.import_onnx(proto)
     _restore_overridable(graph, proto.graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
+
+
+@contextmanager
+def _understood(name: str) -> Iterator[None]:
+    """Say of a model that it is damaged, whatever the libraries that read it raise."""
+    try:
+        yield
+    except (OnnxqError, MemoryError):
+        raise
+    except Exception as error:  # each library has kinds of its own, RuntimeError and KeyError among them
+        reason = " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
+        raise ModelError(f"{name} is damaged or breaks the ONNX standard ({reason[:300]}); export it again.") from error
 
 
 def _infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -170,17 +190,7 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
         raise UnsupportedError(
             f"{name} is over 2 GiB at opset {opset}, but opset {minimum} is needed: export it with that."
         )
-    try:
-        raised = version_converter.convert_version(proto, minimum)
-        if opset < RULES_SINCE:
-            keep_resizing(raised.graph)
-        checker.check_model(raised)
-    except (RuntimeError, version_converter.ConvertError, checker.ValidationError) as error:
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise UnsupportedError(
-            f"{name} has opset {opset} and cannot be raised to opset {minimum}, which the asked bits need ({reason}); "
-            f"export it with opset {minimum}, or ask for 8 bits."
-        ) from error
+    raised = raise_opset(proto, opset, minimum, name)
     write_header(raised, header)
     _name_nodes(raised.graph)
     return raised
