@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import checker, inliner, numpy_helper, shape_inference
+from onnx.external_data_helper import uses_external_data
 
 from onnxq.errors import ModelError, OnnxqError, UnsupportedError
 from onnxq.ir.model import Header, Model, Properties
@@ -42,6 +43,7 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
     """
     proto = onnx.ModelProto()
     if isinstance(source, onnx.ModelProto):
+        _require_own_weights(source)
         proto.CopyFrom(source)
         name = "the model"
     else:
@@ -68,6 +70,16 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     graph = gs.import_onnx(proto)
     _restore_overridable(graph, proto.graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
+
+
+def _require_own_weights(proto: onnx.ModelProto) -> None:
+    """Refuse a model in memory whose weights are in files: nobody says in which folder."""
+    apart = next((t for t in proto.graph.initializer if uses_external_data(t)), None)
+    if apart is not None:
+        raise ModelError(
+            f"the model keeps its weights in other files ({apart.name!r} among them); load them with "
+            "onnx.load_external_data_for_model, or give the path of the model instead."
+        )
 
 
 @contextmanager
