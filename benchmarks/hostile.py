@@ -38,7 +38,9 @@ def main() -> None:
         counts = Counter(row["outcome"] for row in found)
         slowest = max(row.get("seconds", 0.0) for row in found)
         others = len(found) - sum(counts[outcome] for outcome in GOOD)
-        cells.append([kind, str(len(found)), *(str(counts[outcome]) for outcome in GOOD), str(others), f"{slowest:.1f}"])
+        cells.append(
+            [kind, str(len(found)), *(str(counts[outcome]) for outcome in GOOD), str(others), f"{slowest:.1f}"]
+        )
     table = record.markdown(("damage", "files", *GOOD, "neither", "slowest, s"), cells)
     record.write(args.out, rows, table, seed=args.seed)
     print(table)

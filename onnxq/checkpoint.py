@@ -2,7 +2,8 @@
 
 Each layer's solution is one file, written whole or not at all. A folder belongs to one model, one
 configuration and one calibration set: their fingerprint is kept beside the layers, and a resume with
-another one is refused. Two runs of one fingerprint may share a folder: they write the same. Seconds are not part of a solution's identity and are kept as they were.
+another one is refused. Two runs of one fingerprint may share a folder: they write the same. Seconds are
+not part of a solution's identity and are kept as they were.
 """
 
 from __future__ import annotations

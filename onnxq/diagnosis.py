@@ -20,7 +20,7 @@ def diagnosed(model: str | Path | onnx.ModelProto) -> Iterator[None]:
         model: what the block works on.
 
     Raises:
-        ModelError: onnxruntime refuses the model; its reason is given.
+        ModelError: onnxruntime refuses the model, or a name in it is no text; the reason is given.
         Exception: whatever was raised in the block, where onnxruntime takes the model.
     """
     try:
@@ -28,7 +28,8 @@ def diagnosed(model: str | Path | onnx.ModelProto) -> Iterator[None]:
     except OnnxqError:
         raise
     except Exception as error:
-        reason = _refusal(model)
+        # protobuf takes any bytes for a name, and onnxruntime does not look at those of subgraphs.
+        reason = "a name in it is not UTF-8" if isinstance(error, UnicodeDecodeError) else _refusal(model)
         if reason is None:
             raise
         name = "the model" if isinstance(model, onnx.ModelProto) else f"model {model}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from onnx import TensorProto, checker, helper, numpy_helper, parser
-from small_models import SAME, build, conv_chain, normal, relu_chain, weight
+from small_models import SAME, build, normal, relu_chain, weight
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,9 @@ def opset9() -> Awkward:
 
 def half() -> Awkward:
     """float16 weights, inputs and outputs."""
-    return Awkward(_halved(two_convolutions(), np.float16), {"x": normal(7, 16, 3, 8, 8).astype(np.float16)}, ("c", "y"))
+    return Awkward(
+        _halved(two_convolutions(), np.float16), {"x": normal(7, 16, 3, 8, 8).astype(np.float16)}, ("c", "y")
+    )
 
 
 def bfloat16() -> Awkward:
@@ -487,7 +489,14 @@ def odd_names() -> Awkward:
         v=weight(3, 8, 8, 3, 3),
         u=weight(4, 8, 8, 3, 3),
     )
-    names = {"a": "größe/层", "r": "x/quantized", "c": "x/scale", "d": "w/dequantized", "w": "../x", "v": "x/zero_point"}
+    names = {
+        "a": "größe/层",
+        "r": "x/quantized",
+        "c": "x/scale",
+        "d": "w/dequantized",
+        "w": "../x",
+        "v": "x/zero_point",
+    }
     for node in model.graph.node:
         node.input[:] = [names.get(n, n) for n in node.input]
         node.output[:] = [names.get(n, n) for n in node.output]
@@ -505,7 +514,8 @@ def odd_names() -> Awkward:
 def transposed_everything() -> Awkward:
     """Transposed convolutions over one, two and three axes, with every attribute."""
     model = build(
-        """(float[N,4,9] u, float[N,4,5,6] v, float[N,2,3,4,3] w) => (float[N,A,B] a, float[N,C,D,E] d, float[N,F,G,H,I] g, float[N,J,K,L] j) {
+        """(float[N,4,9] u, float[N,4,5,6] v, float[N,2,3,4,3] w)
+            => (float[N,A,B] a, float[N,C,D,E] d, float[N,F,G,H,I] g, float[N,J,K,L] j) {
             a0 = ConvTranspose<strides=[3],output_padding=[2],pads=[1,0]>(u, w0, b0)
             a = ConvTranspose<group=3,dilations=[2]>(a0, w1)
             c = ConvTranspose<auto_pad="SAME_UPPER",strides=[2,2]>(v, w2)
@@ -531,7 +541,8 @@ def transposed_everything() -> Awkward:
 def several_ends() -> Awkward:
     """Several inputs of several types, outputs within the network, one output that is an input."""
     model = build(
-        f"""(float[N,3,8,8] x, float[N,8] v, int64[N] k) => (float[N,8,8,8] a, float[N,8,8,8] r, float[N,4] y, int64[N] i) {{
+        f"""(float[N,3,8,8] x, float[N,8] v, int64[N] k)
+            => (float[N,8,8,8] a, float[N,8,8,8] r, float[N,4] y, int64[N] i) {{
             a = Conv{SAME}(x, w0, b0)
             r = Relu(a)
             g = GlobalAveragePool(r)

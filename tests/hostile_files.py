@@ -1,6 +1,6 @@
 """Damaged and hostile model files, and what a quantisation makes of them in a process of bounded memory and time.
 
-    python hostile_files.py SEED FIRST COUNT FOLDER     one line of JSON a file; file N of a seed is always the same
+python hostile_files.py SEED FIRST COUNT FOLDER     one line of JSON a file; file N of a seed is always the same
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def overwritten_block(random: Random, path: Path) -> None:
 
 def not_a_model(random: Random, path: Path) -> None:
     text = b"import torch\n# this is a script, not a model\n"
-    path.write_bytes(random.choice((b"", b"\x00", text, text * 1000, random.randbytes(4096), b"\x08\x07", b"PK\x03\x04")))
+    path.write_bytes(
+        random.choice((b"", b"\x00", text, text * 1000, random.randbytes(4096), b"\x08\x07", b"PK\x03\x04"))
+    )
 
 
 # Damage to the graph.
@@ -213,7 +215,9 @@ def odd_header(random: Random, path: Path) -> None:
     elif kind == "two":
         model.opset_import.add(domain="", version=9)
     elif kind == "op":
-        random.choice(model.graph.node).op_type = random.choice(("", "Mystery", "Loop", "Scan", "LSTM", "DequantizeLinear"))
+        random.choice(model.graph.node).op_type = random.choice(
+            ("", "Mystery", "Loop", "Scan", "LSTM", "DequantizeLinear")
+        )
     elif kind == "domain":
         random.choice(model.graph.node).domain = "acme"
     elif kind == "empty":
@@ -381,14 +385,19 @@ def run_files(seed: int, first: int, count: int, folder: Path) -> list[dict[str,
     while len(rows) < count:
         at = first + len(rows)
         command = [sys.executable, __file__, str(seed), str(at), str(count - len(rows)), str(folder)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(command, capture_output=True, check=False)
         lines = [json.loads(line) for line in done.stdout.decode().splitlines() if line.startswith("{")]
         rows += lines
         if done.returncode and len(rows) < count:
             complaint = done.stderr.decode(errors="replace").strip().split("\n")[-1]
             kind = DAMAGES[(first + len(rows)) % len(DAMAGES)].__name__
             rows.append(
-                {"number": first + len(rows), "kind": kind, "outcome": "ended", "reason": f"{done.returncode} {complaint}"}
+                {
+                    "number": first + len(rows),
+                    "kind": kind,
+                    "outcome": "ended",
+                    "reason": f"{done.returncode} {complaint}",
+                }
             )
     return rows
 
@@ -410,7 +419,10 @@ def main() -> None:
         signal.alarm(SECONDS)
         row = attempt(path)
         signal.alarm(0)
-        print(json.dumps({"number": number, "kind": kind, **row, "seconds": round(time.perf_counter() - began, 2)}), flush=True)
+        print(
+            json.dumps({"number": number, "kind": kind, **row, "seconds": round(time.perf_counter() - began, 2)}),
+            flush=True,
+        )
     os._exit(0)
 
 

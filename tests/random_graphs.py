@@ -128,7 +128,9 @@ class _Grower:
             [numpy_helper.from_array(v, k) for k, v in self._constants.items()],
         )
         opsets = [helper.make_opsetid("", self._opset)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=max(4, helper.find_min_ir_version_for(opsets)))
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=max(4, helper.find_min_ir_version_for(opsets))
+        )
         checker.check_model(model, full_check=not sizes_are_misread(model))
         return model
 
@@ -154,7 +156,9 @@ class _Grower:
 
     def _constant(self, value: np.ndarray) -> str:
         """A constant; now and then one that is there already and has the shape."""
-        like = [n for n, v in self._constants.items() if v.shape == value.shape and v.dtype == value.dtype == np.float32]
+        like = [
+            n for n, v in self._constants.items() if v.shape == value.shape and v.dtype == value.dtype == np.float32
+        ]
         if like and value.ndim and self._random.random() < 0.3:
             return self._random.choice(like)
         name = f"k{len(self._constants)}"
@@ -344,7 +348,11 @@ class _Grower:
         self._add(self._random.choice(("Add", "Add", "Mul", "Sub")), operands, shape)
 
     def _scale(self, x: str) -> None:
-        self._add(self._random.choice(("Mul", "Add", "Div")), [x, self._scalar(self._random.choice((0.5, 3.0)))], self._shapes[x])
+        self._add(
+            self._random.choice(("Mul", "Add", "Div")),
+            [x, self._scalar(self._random.choice((0.5, 3.0)))],
+            self._shapes[x],
+        )
 
     def _concat(self, x: str) -> None:
         first, *rest = self._shapes[x]
@@ -372,7 +380,9 @@ class _Grower:
             order = self._random.sample(range(len(shape)), len(shape))
             self._add("Transpose", [x], tuple(shape[i] for i in order), perm=[0, *(i + 1 for i in order)])
         elif kind == "reshape" and 1 < len(shape) < 5:
-            made = (shape[0], math.prod(shape[1:])) if self._random.random() < 0.5 else (math.prod(shape[:2]), *shape[2:])
+            made = (
+                (shape[0], math.prod(shape[1:])) if self._random.random() < 0.5 else (math.prod(shape[:2]), *shape[2:])
+            )
             first = self._random.choice((-1, 0))
             self._add("Reshape", [x, self._fixed(first, *made)], made)
         elif kind == "slice" and shape[-1] > 2:

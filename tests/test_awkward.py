@@ -113,9 +113,7 @@ def test_quantised_model_is_not_quantised_again(weights: int, activations: int) 
 
 
 def test_model_of_integer_operators_is_said_to_be_quantised() -> None:
-    model = build(
-        "(uint8[N,4] x) => (int32[N,3] y) { y = MatMulInteger(x, w) }", w=np.ones((4, 3), np.int8)
-    )
+    model = build("(uint8[N,4] x) => (int32[N,3] y) { y = MatMulInteger(x, w) }", w=np.ones((4, 3), np.int8))
     with pytest.raises(UnsupportedError, match="y: MatMulInteger computes on quantised numbers already"):
         quantize(model, np.ones((4, 4), np.uint8))
 

@@ -81,9 +81,7 @@ def test_branches_within_branches_do_not_double_the_time() -> None:
         other = helper.make_graph([helper.make_node("Abs", ["x"], [f"e{level}"])], "e", [], [_value(f"e{level}")])
         node = helper.make_node("If", ["flag"], [f"z{level}"], f"i{level}", then_branch=inner, else_branch=other)
         inner = helper.make_graph([node], f"g{level}", [], [_value(f"z{level}")])
-    model = build(
-        "(float[N,4] x) => (float[N,3] y) { y = MatMul(x, w) }", w=weight(1, 4, 3)
-    )
+    model = build("(float[N,4] x) => (float[N,3] y) { y = MatMul(x, w) }", w=weight(1, 4, 3))
     model.graph.initializer.append(helper.make_tensor("flag", TensorProto.BOOL, [], [True]))
     model.graph.node.extend(inner.node)
     model.graph.output.append(_value("z23"))
@@ -103,12 +101,17 @@ def test_fault_in_a_sound_model_is_not_blamed_on_the_model() -> None:
 def test_fault_in_a_model_that_onnxruntime_refuses_is_the_models() -> None:
     model = relu_chain()
     model.graph.node[0].op_type = "Mystery"
-    with pytest.raises(ModelError, match="the model is not sound .*Mystery"), diagnosed(model):
+    with pytest.raises(ModelError, match=r"the model is not sound .*Mystery"), diagnosed(model):
         raise KeyError("w0")
 
 
+def test_name_that_is_no_text_is_the_models_fault() -> None:
+    with pytest.raises(ModelError, match="a name in it is not UTF-8"), diagnosed(relu_chain()):
+        b"\xe6".decode()
+
+
 def test_error_that_says_what_is_wrong_stays_as_it_is() -> None:
-    with pytest.raises(OnnxqError, match="^as it is$"), diagnosed(relu_chain()):
+    with pytest.raises(OnnxqError, match=r"^as it is$"), diagnosed(relu_chain()):
         raise OnnxqError("as it is")
 
 

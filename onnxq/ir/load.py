@@ -114,7 +114,7 @@ def _infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _unlist_defaults(proto: onnx.ModelProto) -> None:
-    """Bring an old model, whose initializers are all listed as inputs and hold, to the IR version that tells them apart."""
+    """Bring an old model, which lists all its initializers as inputs, to the IR version that tells them apart."""
     constants = {t.name for t in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in constants]
     del proto.graph.input[:]

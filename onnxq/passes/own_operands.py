@@ -19,7 +19,9 @@ def own_operands(model: Model) -> Model:
     nodes = []
     for node in draft.nodes:
         if is_product(node):
-            nodes += [_own(draft, node, i) for i, t in enumerate(node.inputs) if not t.inputs or not draft.has_one_reader(t)]
+            nodes += [
+                _own(draft, node, i) for i, t in enumerate(node.inputs) if not t.inputs or not draft.has_one_reader(t)
+            ]
         nodes.append(node)
     draft.graph.nodes = nodes
     return draft.finish()
