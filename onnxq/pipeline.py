@@ -29,6 +29,7 @@ from onnxq.gate import pass_gate
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
+from onnxq.ir.size import model_bytes, without_large_weights
 from onnxq.migration import migrated
 from onnxq.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
 from onnxq.network import NetworkSolution, solve_network
@@ -129,7 +130,7 @@ def _run(
         progress(Progress("load", 0, None))
         prepared = prepare(load(model, minimum_opset=_opset(config, choice)))
         plan = make_plan(prepared, config, choice)
-        size = _float_size(model)
+        size = model_bytes(model)
     batch = batch_size(prepared.inputs)
     feeds = Stream(
         counted(
@@ -191,7 +192,7 @@ def sensitivity(
     feeds = list(counted(read, calibration, limited, progress))
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     return tables_for(
-        prepared, feeds, config, measuring or Measuring(), progress, float_bytes=_float_size(model), name=name
+        prepared, feeds, config, measuring or Measuring(), progress, float_bytes=model_bytes(model), name=name
     )
 
 
@@ -216,7 +217,7 @@ def _mixed(
         with clock.stage("allocate"):
             if allocation is None:
                 options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
-                problem = tables_for(prepared, feeds, config, options, progress, float_bytes=_float_size(model))
+                problem = tables_for(prepared, feeds, config, options, progress, float_bytes=model_bytes(model))
                 allocation = choose(prepared, problem, feeds, config)
         rounds, judged = count(1), held_out(prepared, kept, feeds)
 
@@ -317,7 +318,12 @@ def _identity(
     model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
 ) -> Iterator[bytes]:
     """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
-    yield to_proto(model).SerializeToString(deterministic=True)
+    proto = to_proto(model)
+    weights = {t.name: t for t in proto.graph.initializer}
+    graph = without_large_weights(proto)
+    yield graph.SerializeToString(deterministic=True)
+    known = {t.name for t in graph.graph.initializer}
+    yield from (t.SerializeToString(deterministic=True) for name, t in weights.items() if name not in known)
     yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
     yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
     yield str(count_samples(calibration)).encode()
@@ -325,10 +331,6 @@ def _identity(
         path = Path(calibration).resolve()
         yield f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
     yield VERSION.encode()
-
-
-def _float_size(model: str | Path | onnx.ModelProto) -> int:
-    return model.ByteSize() if isinstance(model, onnx.ModelProto) else Path(model).stat().st_size
 
 
 def _beside_layers(plan: Plan) -> Iterator[Remark]:
@@ -380,6 +382,6 @@ def _report(
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,
-        quantized=proto.ByteSize(),
+        quantized=model_bytes(proto),
         seconds=dict(seconds),
     )

@@ -17,11 +17,10 @@ from onnxq.errors import ModelError, OnnxqError, UnsupportedError
 from onnxq.ir.model import Header, Model, Properties
 from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
+from onnxq.ir.size import fits_one_message, without_large_weights
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
-PROTOBUF_LIMIT = 2**31 - 2**20
-"""Bytes above which a model cannot be serialised in one piece (2 GiB, less room for the rest of the message)."""
 UNREAD = "onnxq.unread"
 """Domain of nodes whose shapes are not to be inferred, for as long as that takes."""
 OVERRIDABLE_IR = 4
@@ -65,8 +64,7 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     if proto.ir_version < OVERRIDABLE_IR:
         _unlist_defaults(proto)
     proto = _raise_opset(proto, minimum_opset, name)
-    if proto.ByteSize() < PROTOBUF_LIMIT:
-        proto = _infer_shapes(proto)
+    _infer_shapes(proto)
     graph = gs.import_onnx(proto)
     _restore_overridable(graph, proto.graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
@@ -94,23 +92,22 @@ def _understood(name: str) -> Iterator[None]:
         raise ModelError(f"{name} is damaged or breaks the ONNX standard ({reason[:300]}); export it again.") from error
 
 
-def _infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Add the shapes that can be inferred; onnx misreads those that a ConvTranspose gives itself, so it sees none."""
-    given = [
-        i
-        for i, node in enumerate(proto.graph.node)
-        if node.op_type == "ConvTranspose" and any(a.name == "output_shape" for a in node.attribute)
-    ]
-    for i in given:
-        proto.graph.node[i].domain = UNREAD
-    if given:
-        proto.opset_import.add(domain=UNREAD, version=1)
-    inferred = shape_inference.infer_shapes(proto, data_prop=True)
-    for i in given:
-        inferred.graph.node[i].domain = ""
-    if given:
-        inferred.opset_import.pop()
-    return inferred
+def _infer_shapes(proto: onnx.ModelProto) -> None:
+    """Add the shapes that can be inferred, in place; large weights are not copied for it.
+
+    onnx misreads the shape that a ConvTranspose gives its output, so it sees no such node.
+    """
+    light = without_large_weights(proto)
+    for node in light.graph.node:
+        if node.op_type == "ConvTranspose" and any(a.name == "output_shape" for a in node.attribute):
+            node.domain = UNREAD
+    light.opset_import.add(domain=UNREAD, version=1)
+    inferred = shape_inference.infer_shapes(light, data_prop=True)
+    for node, plain in zip(inferred.graph.node, proto.graph.node, strict=True):
+        node.domain = plain.domain
+    for field in ("node", "output", "value_info"):
+        proto.graph.ClearField(field)
+        getattr(proto.graph, field).extend(getattr(inferred.graph, field))
 
 
 def _unlist_defaults(proto: onnx.ModelProto) -> None:
@@ -171,8 +168,7 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
 
 def _check(proto: onnx.ModelProto, name: str) -> None:
     try:
-        if proto.ByteSize() < PROTOBUF_LIMIT:
-            checker.check_model(proto)
+        checker.check_model(proto if fits_one_message(proto) else without_large_weights(proto))
     except checker.ValidationError as error:
         reason = " ".join(str(error).split("\n")[0].split())
         if "Field 'shape'" in reason:  # an output of unknown rank, which runtimes accept
@@ -198,7 +194,7 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
     if opset >= minimum:
         return proto
     header = _header(proto)
-    if proto.ByteSize() >= PROTOBUF_LIMIT:
+    if not fits_one_message(proto):
         raise UnsupportedError(
             f"{name} is over 2 GiB at opset {opset}, but opset {minimum} is needed: export it with that."
         )

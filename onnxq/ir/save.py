@@ -12,9 +12,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxq.errors import OutputError
-from onnxq.ir.load import PROTOBUF_LIMIT, write_header
+from onnxq.ir.load import write_header
 from onnxq.ir.model import Model
 from onnxq.ir.order import subgraphs
+from onnxq.ir.size import fits_one_message
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
 IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
@@ -68,7 +69,7 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
         OutputError: the disk is full, or the place cannot be written; nothing is left behind.
     """
     with _drafted(path) as draft:
-        if proto.ByteSize() < PROTOBUF_LIMIT:
+        if fits_one_message(proto):
             _write(draft, proto.SerializeToString(deterministic=True))
         else:
             onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
