@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz.py [--graphs 2000] [--seed 0] [--first 0] [--out fuzz.jsonl]
 
-Graphs are drawn by ``tests/random_graphs.py``; number N of a seed is always the same graph. What came of each is a line
-of OUT, flushed at once: graphs that have a line are not run again. A graph that fails is written beside OUT as
-``fuzz-SEED-N.onnx`` with its options in the line.
+Graphs are drawn by ``tests/random_graphs.py``; number N of a seed is always the same graph. Warnings count as errors.
+What came of each is a line of OUT, flushed at once: graphs that have a line are not run again. A graph that fails is
+written beside OUT as ``fuzz-SEED-N.onnx`` with its options in the line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("fuzz.jsonl"))
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    warnings.simplefilter("error")
     done = {(row["seed"], row["number"]) for row in rows}
     with args.out.open("a") as file:
         for number in range(args.first, args.first + args.graphs):

@@ -2,7 +2,9 @@
 
 1. Up to operator set 10 a Resize reads the input at output index / scale, rounded down. Since 11 that is one of several
    rules, and not the one that holds where none is named; the converter names none.
-2. Before 11 a Pad may carry a value that its mode has no use for; the converter takes it for an error.
+2. It infers shapes on the way, and onnx misreads the one that a ConvTranspose gives its output: only the shapes that
+   were there are kept.
+3. Before 11 a Pad may carry a value that its mode has no use for; the converter takes it for an error.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ def raise_opset(proto: onnx.ModelProto, present: int, wanted: int, name: str) ->
         raised = version_converter.convert_version(proto, wanted)
         if present < RULES_SINCE:
             _name_resizing(raised.graph)
+        raised.graph.ClearField("value_info")
+        raised.graph.value_info.extend(proto.graph.value_info)
         checker.check_model(raised)
     except (RuntimeError, ValueError, IndexError, version_converter.ConvertError, checker.ValidationError) as error:
         reason = " ".join(str(error).split("\n")[0].split())

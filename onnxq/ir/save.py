@@ -75,7 +75,8 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
             onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
             # Writing left references to the file in place of the weights: the caller gets them back.
             onnx.load_external_data_for_model(proto, str(draft.parent))
-            os.replace(f"{draft}.data", f"{path}.data")
+            if Path(f"{draft}.data").exists():  # small tensors stay in the message
+                os.replace(f"{draft}.data", f"{path}.data")
 
 
 def write_text(path: Path, text: str) -> None:

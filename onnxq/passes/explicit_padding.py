@@ -47,7 +47,10 @@ def _pads(node: gs.Node, mode: str) -> list[int] | None:
         return None
     if mode == "VALID" and "output_shape" not in node.attrs:
         return [0] * (2 * axes)
-    sizes = [d if isinstance(d, int) and d > 0 else None for d in list(node.inputs[0].shape or [None] * (2 + axes))[2:]]
+    shape = list(node.inputs[0].shape or [None] * (2 + axes))
+    if len(shape) != 2 + axes:
+        return None
+    sizes = [d if isinstance(d, int) and d > 0 else None for d in shape[2:]]
     dilations = node.attrs.get("dilations") or [1] * axes
     reaches = [(k - 1) * dilation + 1 for k, dilation in zip(kernel, dilations, strict=True)]
     totals = _of_conv(node, sizes, reaches) if node.op == "Conv" else _of_transposed(node, sizes, reaches)
