@@ -10,6 +10,7 @@ import onnx
 
 from onnxq.errors import ModelError, OnnxqError
 from onnxq.execute.ort import Session
+from onnxq.ir.size import fits_one_message
 
 
 @contextmanager
@@ -37,7 +38,9 @@ def diagnosed(model: str | Path | onnx.ModelProto) -> Iterator[None]:
 
 
 def _refusal(model: str | Path | onnx.ModelProto) -> str | None:
-    """Why onnxruntime does not load a model; None where it does."""
+    """Why onnxruntime does not load a model; None where it does, or where asking it takes too much."""
+    if isinstance(model, onnx.ModelProto) and not fits_one_message(model):
+        return None
     try:
         Session(model if isinstance(model, onnx.ModelProto) else onnx.load(model), "it")
     except Exception as error:  # of the parser and of onnxruntime

@@ -25,18 +25,19 @@ class Session:
     Args:
         model: what to run.
         what: how to call it in an error message.
+        spent: nobody needs the model any more, so that its weights may be left in a file where they are over 2 GiB.
 
     Raises:
         UnsupportedError: onnxruntime cannot load it; the reason is given.
     """
 
-    def __init__(self, model: onnx.ModelProto, what: str) -> None:
+    def __init__(self, model: onnx.ModelProto, what: str, *, spent: bool = False) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.enable_mem_pattern = False  # shapes may change from batch to batch
         options.enable_cpu_mem_arena = False  # the arena keeps its peak; memory is promised back
         try:
-            with _startable(model) as source:
+            with _startable(model, options, keep=not spent) as source:
                 self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise UnsupportedError(f"onnxruntime cannot load {what}: {_first_line(error)}") from error
@@ -57,13 +58,14 @@ class Session:
 
 
 @contextmanager
-def _startable(model: onnx.ModelProto) -> Iterator[bytes | str]:
+def _startable(model: onnx.ModelProto, options: ort.SessionOptions, *, keep: bool) -> Iterator[bytes | str]:
     """A model as onnxruntime takes it: its bytes, or, where they are too many, a file with the weights beside it."""
     if fits_one_message(model):
         yield model.SerializeToString()
         return
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it is a second copy of the weights
     with TemporaryDirectory(prefix="onnxq-") as folder:
-        save(model, Path(folder) / "model.onnx")
+        save(model, Path(folder) / "model.onnx", keep=keep)
         yield str(Path(folder) / "model.onnx")
 
 

@@ -60,10 +60,15 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"output {path} cannot be written: {error.strerror}.") from error
 
 
-def save(proto: onnx.ModelProto, path: Path) -> None:
+def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
     """Write a model so that the file appears complete or not at all.
 
     Weights of a model over 2 GiB go to a file of the same name with ``.data`` behind it.
+
+    Args:
+        proto: the model.
+        path: of the file.
+        keep: leave the model as it was; otherwise weights that went to a file are not read back.
 
     Raises:
         OutputError: the disk is full, or the place cannot be written; nothing is left behind.
@@ -73,8 +78,8 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
             _write(draft, proto.SerializeToString(deterministic=True))
         else:
             onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
-            # Writing left references to the file in place of the weights: the caller gets them back.
-            onnx.load_external_data_for_model(proto, str(draft.parent))
+            if keep:  # writing left references to the file in place of the weights
+                onnx.load_external_data_for_model(proto, str(draft.parent))
             if Path(f"{draft}.data").exists():  # small tensors stay in the message
                 os.replace(f"{draft}.data", f"{path}.data")
 

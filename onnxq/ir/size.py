@@ -79,10 +79,10 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _claimed(tensor: onnx.TensorProto) -> int:
-    elements = max(math.prod(tensor.dims), 0)
+    elements = max(math.prod(int(d) for d in tensor.dims), 0)
     if tensor.data_type in FOUR_BITS:
         return elements // 2
     try:
-        return elements * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        return elements * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     except KeyError:  # no element type at all: the checker will say so
         return 0
