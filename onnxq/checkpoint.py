@@ -2,14 +2,14 @@
 
 Each layer's solution is one file, written whole or not at all. A folder belongs to one model, one
 configuration and one calibration set: their fingerprint is kept beside the layers, and a resume with
-another one is refused. Seconds are not part of a solution's identity and are kept as they were.
+another one is refused. Two runs of one fingerprint may share a folder: they write the same. Seconds are
+not part of a solution's identity and are kept as they were.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,17 +44,17 @@ class Checkpoint:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             mark = folder / FINGERPRINT
-            found = mark.read_text() if mark.exists() else None
-            if found is not None and not resume:
+            ours = _claim(mark, fingerprint)
+            found = mark.read_text()
+            if not ours and not resume:
                 raise ConfigError(
                     f"work directory {folder} holds an earlier run; resume it, or give another directory."
                 )
-            if found not in (None, fingerprint):
+            if found != fingerprint:
                 raise ConfigError(
                     f"work directory {folder} belongs to a run with another model, configuration or calibration set; "
                     "give another directory."
                 )
-            mark.write_text(fingerprint)
         except OSError as error:
             raise OutputError(f"work directory {folder} cannot be used: {error.strerror}.") from error
 
@@ -103,9 +103,9 @@ class Checkpoint:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path) as file:
+            with path.open("rb") as stream, np.load(stream) as file:
                 return dict(file)
-        except (OSError, ValueError, zipfile.BadZipFile):
+        except Exception:  # zipfile, zlib and numpy each have kinds of their own
             return None
 
     def _write(self, name: str, packed: Mapping[str, NDArray[Any]]) -> None:
@@ -123,6 +123,25 @@ class Checkpoint:
 
     def _path(self, name: str) -> Path | None:
         return None if self._folder is None else self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
+
+
+def _claim(mark: Path, fingerprint: str) -> bool:
+    """Write a fingerprint whole where there is none yet; of runs that start together, one writes it."""
+    draft = mark.with_suffix(f".{os.getpid()}.draft")
+    draft.write_text(fingerprint)
+    try:
+        os.link(draft, mark)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            with mark.open("x") as file:
+                file.write(fingerprint)
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink()
+    return True
 
 
 def fingerprint(parts: Iterable[bytes]) -> str:

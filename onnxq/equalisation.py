@@ -139,5 +139,5 @@ def input_step(largest: Array, power: Array, bits: int) -> float:
 
 def weight_noise(weight: Array, power: Array, bits: int) -> float:
     """Output noise of rounding weights (G, K, N) whose inputs have so much power, (G, K); the formula above."""
-    step = np.abs(weight).max(axis=1) / (2 ** (bits - 1) - 1)
-    return float((np.square(step) / 12 * power.sum(axis=1, keepdims=True)).sum())
+    step = np.abs(weight).max(axis=1).astype(np.float64) / (2 ** (bits - 1) - 1)
+    return float((np.square(step) / 12 * power.sum(axis=1, keepdims=True, dtype=np.float64)).sum())

@@ -89,7 +89,9 @@ def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, La
             scaled = weight * factor[:, None]
             gap = _rounding_error(rows / factor, plan.activations) @ scaled
             of_inputs = float(np.square(gap).mean(axis=0, dtype=np.float64).sum())
-            total += (of_inputs + weight_noise(scaled[None], (power / factor**2)[None], plan.weights)) / signal
+            total += (
+                of_inputs + weight_noise(scaled[None], (power / factor.astype(np.float64) ** 2)[None], plan.weights)
+            ) / signal
         return total
 
     candidates = [channel_factors(rows, strength) for strength in STRENGTHS]

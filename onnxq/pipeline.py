@@ -24,12 +24,14 @@ from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
 from onnxq.data import Data, Feed, count_samples, read_feeds, samples_in
+from onnxq.diagnosis import diagnosed
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import save, to_proto
+from onnxq.ir.size import model_bytes, without_large_weights
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
 from onnxq.network import NetworkSolution, solve_network
@@ -99,9 +101,10 @@ def quantize(
         VerificationError: the emitted model does not run, or not alike, at every optimisation level of onnxruntime.
     """
     config, folder = config or Config(), None if work_dir is None else Path(work_dir)
-    if config.candidates or allocation:
-        return _mixed(model, calibration, config, allocation, progress, folder, resume)
-    return _run(model, calibration, config, None, progress, folder, resume).result
+    with diagnosed(model):
+        if config.candidates or allocation:
+            return _mixed(model, calibration, config, allocation, progress, folder, resume)
+        return _run(model, calibration, config, None, progress, folder, resume).result
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _run(
         progress(Progress("load", 0, None))
         prepared = prepare(load(model, minimum_opset=_opset(config, choice)))
         plan = make_plan(prepared, config, choice)
-        size = _float_size(model)
+        size = model_bytes(model)
     batch = batch_size(prepared.inputs)
     feeds = Stream(
         counted(
@@ -189,7 +192,7 @@ def sensitivity(
     feeds = list(counted(read, calibration, limited, progress))
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     return tables_for(
-        prepared, feeds, config, measuring or Measuring(), progress, float_bytes=_float_size(model), name=name
+        prepared, feeds, config, measuring or Measuring(), progress, float_bytes=model_bytes(model), name=name
     )
 
 
@@ -215,7 +218,7 @@ def _mixed(
             if allocation is None:
                 options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
                 measure = partial(
-                    tables_for, prepared, feeds, config, options, progress, float_bytes=_float_size(model)
+                    tables_for, prepared, feeds, config, options, progress, float_bytes=model_bytes(model)
                 )
                 place = folder and folder / "table"
                 problem = kept_problem(place, resume, prepared, feeds, config, options, measure)
@@ -250,8 +253,9 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
         UnsupportedError: it has no layer to quantise.
     """
     config = config or Config()
-    prepared = prepare(load(model, minimum_opset=config.opset))
-    return prepared, make_plan(prepared, config)
+    with diagnosed(model):
+        prepared = prepare(load(model, minimum_opset=config.opset))
+        return prepared, make_plan(prepared, config)
 
 
 def _tuned(
@@ -318,7 +322,12 @@ def _identity(
     model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
 ) -> Iterator[bytes]:
     """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
-    yield to_proto(model).SerializeToString(deterministic=True)
+    proto = to_proto(model)
+    weights = {t.name: t for t in proto.graph.initializer}
+    graph = without_large_weights(proto)
+    yield graph.SerializeToString(deterministic=True)
+    known = {t.name for t in graph.graph.initializer}
+    yield from (t.SerializeToString(deterministic=True) for name, t in weights.items() if name not in known)
     yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
     yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
     yield str(count_samples(calibration)).encode()
@@ -332,10 +341,6 @@ def _mark_of(allocation: BitAllocation, config: Config) -> str:
     """What tells the layers of an allocation from those of others in one folder."""
     choice = {name: str(bits) for name, bits in allocation.choice.items()}
     return fingerprint([json.dumps([choice, dataclasses.asdict(config)], sort_keys=True).encode()])[:12]
-
-
-def _float_size(model: str | Path | onnx.ModelProto) -> int:
-    return model.ByteSize() if isinstance(model, onnx.ModelProto) else Path(model).stat().st_size
 
 
 def _beside_layers(plan: Plan) -> Iterator[Remark]:
@@ -387,6 +392,6 @@ def _report(
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,
-        quantized=proto.ByteSize(),
+        quantized=model_bytes(proto),
         seconds=dict(seconds),
     )

@@ -15,7 +15,7 @@ from onnx import TensorProto, checker, helper, numpy_helper, parser
 from passes_oracle import build, norm_constants, normal, run
 
 from onnxq.errors import ModelError, OutputError, UnsupportedError
-from onnxq.ir import save as saving
+from onnxq.ir import size as sizes
 from onnxq.ir.load import load
 from onnxq.ir.order import reads, sort_nodes
 from onnxq.ir.save import check_writable, save, to_proto, write_text
@@ -267,7 +267,7 @@ def test_a_large_model_goes_to_two_files_and_stays_whole_in_memory(
 ) -> None:
     proto = to_proto(load(build("(float[1,30] x) => (float[1,40] y) { y = MatMul(x, w) }", w=normal(0, 30, 40))))
     before = proto.SerializeToString()
-    monkeypatch.setattr(saving, "PROTOBUF_LIMIT", 100)  # two gigabytes would not do for a test
+    monkeypatch.setattr(sizes, "PROTOBUF_LIMIT", 100)  # two gigabytes would not do for a test
     save(proto, tmp_path / "net.onnx")
     assert sorted(os.listdir(tmp_path)) == ["net.onnx", "net.onnx.data"]
     monkeypatch.undo()

@@ -11,6 +11,7 @@ from onnxq.ir.save import to_proto
 from onnxq.passes.drop_identity import drop_identity
 from onnxq.passes.drop_unused import drop_unused
 from onnxq.passes.lift_constants import lift_constants
+from onnxq.passes.own_outputs import own_outputs
 
 
 @pytest.mark.parametrize(
@@ -199,3 +200,17 @@ def test_sequences_and_attributes_survive_the_copy_that_a_pass_works_on() -> Non
     written = to_proto(drop_unused(load(proto)))
     assert written.graph.output[0].type.WhichOneof("value") == "sequence_type"
     assert onnx.checker.check_model(written) is None
+
+
+def test_constants_that_are_outputs_come_from_a_node() -> None:
+    text = "(float[2,4] x) => (float[2,4] y, float[4,4] w) { y = MatMul(x, w) }"
+    model = rewrite(build(text, w=normal(1, 4, 4)), own_outputs)
+    assert ops(model) == ["MatMul", "Identity"]
+    assert [t.name for t in model.graph.outputs] == ["y", "w"] and len(model.graph.outputs[1].inputs) == 1
+    assert model.graph.nodes[0].inputs[1].name == "w/constant"
+
+
+def test_constant_that_a_caller_may_override_stays_an_output_as_it_is() -> None:
+    text = "(float[2,4] x, float[4,4] w) => (float[2,4] y, float[4,4] w) { y = MatMul(x, w) }"
+    model = rewrite(build(text, w=normal(1, 4, 4)), own_outputs)
+    assert ops(model) == ["MatMul"] and model.graph.nodes[0].inputs[1].name == "w"

@@ -207,3 +207,49 @@ def test_preparing_twice_changes_nothing_more() -> None:
     once, twice = rewrite(proto, prepare), rewrite(proto, prepare, prepare)
     assert ops(once) == ops(twice) == ["Conv"] and len(twice.folded) == 1
     np.testing.assert_array_equal(constant(once, "w"), constant(twice, "w"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 2),
+    extra=st.integers(0, 1),
+    mode=st.sampled_from(["SAME_UPPER", "SAME_LOWER", "VALID"]),
+)
+def test_written_out_pads_cut_what_auto_pad_of_a_transposed_convolution_does(
+    kernel: int, stride: int, dilation: int, extra: int, mode: str
+) -> None:
+    extra = min(extra, stride - 1)
+    text = f"""(float[1,2,H,4] x) => (float[1,3,h,w] y) {{
+        y = ConvTranspose<auto_pad = "{mode}", strides = [{stride},2], dilations = [{dilation},1],
+            output_padding = [{extra},0]>(x, k)
+    }}"""
+    model = rewrite(build(text, k=normal(0, 2, 3, kernel, 2)), explicit_padding)
+    (node,) = model.graph.nodes
+    if mode != "VALID" and (kernel - 1) * dilation + 1 + extra < stride:
+        assert node.attrs["auto_pad"] == mode and "the padding negative" in reasons(model)
+    else:
+        assert "auto_pad" not in node.attrs and len(node.attrs["pads"]) == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kernel=st.integers(2, 4),
+    stride=st.integers(1, 3),
+    cut=st.integers(0, 3),
+    extra=st.integers(0, 1),
+    mode=st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER"]),
+)
+def test_pads_stand_for_the_output_shape_of_a_transposed_convolution(
+    kernel: int, stride: int, cut: int, extra: int, mode: str
+) -> None:
+    extra = min(extra, stride - 1)
+    size = 4 * stride + kernel + extra - cut
+    text = f"""(float[1,2,5,5] x) => (float[1,3,{size},w] y) {{
+        y = ConvTranspose<auto_pad = "{mode}", strides = [{stride},{stride}], output_padding = [{extra},{extra}],
+            output_shape = [{size},{size}]>(x, k)
+    }}"""
+    model = rewrite(build(text, k=normal(0, 2, 3, kernel, kernel)), explicit_padding)
+    (node,) = model.graph.nodes
+    assert "output_shape" not in node.attrs and sum(node.attrs["pads"]) == 2 * cut

@@ -16,9 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from small_models import SAME, build, images, normal, relu_chain, weight
 from small_transformer import encoder, sentences
 
+from onnxq.allocation.choices import make_choices
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint
-from onnxq.allocation.choices import make_choices
 from onnxq.config import Config, make_config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.load import load

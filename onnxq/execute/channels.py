@@ -34,11 +34,12 @@ def channel_statistics(
     """Run a model and reduce tensors to their channels (axis 1) on the way, so that none is kept.
 
     Args:
-        model: at opset 13 or newer; not changed.
+        model: at opset 13 or newer; spent, for a copy of a large one would be too much.
         ranks: number of axes of the tensors wanted, by name.
         feeds: samples.
     """
-    session = Session(_probe(model, ranks), "the model with its channel statistics")
+    _reduce(model, ranks)
+    session = Session(model, "the model with its channel statistics", spent=True)
     made = [session.run(feed) for feed in feeds]
     return {
         name: ChannelStatistics(
@@ -49,13 +50,11 @@ def channel_statistics(
     }
 
 
-def _probe(model: onnx.ModelProto, ranks: Mapping[str, int]) -> onnx.ModelProto:
-    """The model with reductions of some of its tensors as its only outputs."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    graph = probe.graph
+def _reduce(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
+    """Make reductions of some of a model's tensors its only outputs, in place."""
+    graph = model.graph
     del graph.output[:]
-    modern = max(i.version for i in probe.opset_import if i.domain in ("", "ai.onnx")) >= 18
+    modern = max(i.version for i in model.opset_import if i.domain in ("", "ai.onnx")) >= 18
     for name, rank in ranks.items():
         axes = [a for a in range(rank) if a != 1]
         for reduced, first, second in (
@@ -70,4 +69,3 @@ def _probe(model: onnx.ModelProto, ranks: Mapping[str, int]) -> onnx.ModelProto:
                 node = helper.make_node(second, [f"{reduced}/each"], [reduced], keepdims=0, axes=axes)
             graph.node.append(node)
             graph.output.append(helper.make_tensor_value_info(reduced, onnx.TensorProto.FLOAT, None))
-    return probe

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -10,6 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxq.errors import UnsupportedError
+from onnxq.ir.save import save
+from onnxq.ir.size import fits_one_message
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -20,18 +25,20 @@ class Session:
     Args:
         model: what to run.
         what: how to call it in an error message.
+        spent: nobody needs the model any more, so that its weights may be left in a file where they are over 2 GiB.
 
     Raises:
         UnsupportedError: onnxruntime cannot load it; the reason is given.
     """
 
-    def __init__(self, model: onnx.ModelProto, what: str) -> None:
+    def __init__(self, model: onnx.ModelProto, what: str, *, spent: bool = False) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.enable_mem_pattern = False  # shapes may change from batch to batch
         options.enable_cpu_mem_arena = False  # the arena keeps its peak; memory is promised back
         try:
-            self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            with _startable(model, options, keep=not spent) as source:
+                self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise UnsupportedError(f"onnxruntime cannot load {what}: {_first_line(error)}") from error
         self._what = what
@@ -48,6 +55,18 @@ class Session:
             return dict(zip(names, self._session.run(names, {n: np.asarray(v) for n, v in feed.items()}), strict=True))
         except Exception as error:
             raise UnsupportedError(f"onnxruntime cannot run {self._what}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _startable(model: onnx.ModelProto, options: ort.SessionOptions, *, keep: bool) -> Iterator[bytes | str]:
+    """A model as onnxruntime takes it: its bytes, or, where they are too many, a file with the weights beside it."""
+    if fits_one_message(model):
+        yield model.SerializeToString()
+        return
+    options.add_session_config_entry("session.disable_prepacking", "1")  # it is a second copy of the weights
+    with TemporaryDirectory(prefix="onnxq-") as folder:
+        save(model, Path(folder) / "model.onnx", keep=keep)
+        yield str(Path(folder) / "model.onnx")
 
 
 def _first_line(error: Exception) -> str:

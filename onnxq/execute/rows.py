@@ -27,21 +27,20 @@ def rows_of_tensors(
     """Rows of tensors at evenly spread positions, (rows, channels) by name.
 
     Args:
-        model: not changed.
+        model: spent, for a copy of a large one would be too much.
         tensors: names of the tensors wanted.
         feeds: samples.
         mask: name of the input that is 0 for padding, which is left out.
         count: rows of each tensor at most.
     """
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
     given = {i.name for i in model.graph.input}
     made_inside = [name for name in tensors if name not in given]
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
-    session = Session(probe, "the model up to its layers' inputs") if made_inside else None
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
+    session = Session(model, "the model up to its layers' inputs", spent=True) if made_inside else None
+    any_batch = _any_batch(model)
     gathered: dict[str, list[Array]] = {name: [] for name in tensors}
-    for feed in _parts(feeds, _any_batch(model)):
+    for feed in _parts(feeds, any_batch):
         made = {**feed, **(session.run(feed) if session else {})}
         real = read_mask(feed, mask)
         for name in tensors:

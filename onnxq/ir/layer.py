@@ -11,6 +11,20 @@ import onnx_graphsurgeon as gs
 from onnxq.ir.model import Model, Remark
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+QUANTISED_OPS = (
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "QGemm",
+    "MatMulNBits",
+    "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+    "MatMulIntegerToFloat",
+    "QAttention",
+)
+"""Operators of the standard and of onnxruntime that compute on quantised numbers."""
+
 INFINITY = math.inf
 
 
@@ -96,6 +110,8 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
     layers: list[Layer] = []
     remarks: list[Remark] = []
     for node in model.graph.nodes:
+        if node.op in QUANTISED_OPS:
+            remarks.append(Remark(node.name, f"{node.op} computes on quantised numbers already: left as it is"))
         if node.op not in LAYER_OPS or node.domain not in (None, "", "ai.onnx"):
             continue
         reason = _obstacle(node, overridable)
@@ -120,6 +136,8 @@ def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
     if node.op == "MatMul" and not any(isinstance(t, gs.Constant) for t in node.inputs):
         return "product of two activations: left in float"
     weight, data = node.inputs[1], node.inputs[0]
+    if any(maker.op == "DequantizeLinear" for t in (data, weight) for maker in t.inputs):
+        return "its input or weight is quantised already: left as it is"
     if not isinstance(weight, gs.Constant):
         return "its weight is computed or fed by the caller, not a constant: left in float"
     if isinstance(data, gs.Constant):

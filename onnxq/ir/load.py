@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import checker, inliner, numpy_helper, shape_inference, version_converter
+from onnx import checker, inliner, numpy_helper, shape_inference
+from onnx.external_data_helper import uses_external_data
 
-from onnxq.errors import ModelError, UnsupportedError
+from onnxq.errors import ModelError, OnnxqError, UnsupportedError
 from onnxq.ir.model import Header, Model, Properties
+from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
+from onnxq.ir.size import fits_one_message, without_large_weights
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
-PROTOBUF_LIMIT = 2**31 - 2**20
-"""Bytes above which a model cannot be serialised in one piece (2 GiB, less room for the rest of the message)."""
+UNREAD = "onnxq.unread"
+"""Domain of nodes whose shapes are not to be inferred, for as long as that takes."""
 OVERRIDABLE_IR = 4
 """First IR version in which an initializer that is listed as an input is a default that the caller may override."""
 
@@ -37,11 +42,18 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
     """
     proto = onnx.ModelProto()
     if isinstance(source, onnx.ModelProto):
+        _require_own_weights(source)
         proto.CopyFrom(source)
         name = "the model"
     else:
         name = str(source)
         proto = _parse(Path(source))
+    with _understood(name):
+        return _read(proto, minimum_opset, name)
+
+
+def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
+    """The model in a message that is the caller's own."""
     _check_opset(proto, name)
     sort_nodes(proto.graph)
     _check(proto, name)
@@ -49,14 +61,62 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
         proto = inliner.inline_local_functions(proto)
     half = widen_half_floats(proto)
     _name_nodes(proto.graph)
-    defaults_hold = proto.ir_version < OVERRIDABLE_IR
+    if proto.ir_version < OVERRIDABLE_IR:
+        _unlist_defaults(proto)
     proto = _raise_opset(proto, minimum_opset, name)
-    if proto.ByteSize() < PROTOBUF_LIMIT:
-        proto = shape_inference.infer_shapes(proto, data_prop=True)
+    _infer_shapes(proto)
     graph = gs.import_onnx(proto)
-    if not defaults_hold:
-        _restore_overridable(graph, proto.graph)
+    _restore_overridable(graph, proto.graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
+
+
+def _require_own_weights(proto: onnx.ModelProto) -> None:
+    """Refuse a model in memory whose weights are in files: nobody says in which folder."""
+    apart = next((t for t in proto.graph.initializer if uses_external_data(t)), None)
+    if apart is not None:
+        raise ModelError(
+            f"the model keeps its weights in other files ({apart.name!r} among them); load them with "
+            "onnx.load_external_data_for_model, or give the path of the model instead."
+        )
+
+
+@contextmanager
+def _understood(name: str) -> Iterator[None]:
+    """Say of a model that it is damaged, whatever the libraries that read it raise."""
+    try:
+        yield
+    except (OnnxqError, MemoryError):
+        raise
+    except Exception as error:  # each library has kinds of its own, RuntimeError and KeyError among them
+        reason = " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
+        raise ModelError(f"{name} is damaged or breaks the ONNX standard ({reason[:300]}); export it again.") from error
+
+
+def _infer_shapes(proto: onnx.ModelProto) -> None:
+    """Add the shapes that can be inferred, in place; large weights are not copied for it.
+
+    onnx misreads the shape that a ConvTranspose gives its output, so it sees no such node.
+    """
+    light = without_large_weights(proto)
+    for node in light.graph.node:
+        if node.op_type == "ConvTranspose" and any(a.name == "output_shape" for a in node.attribute):
+            node.domain = UNREAD
+    light.opset_import.add(domain=UNREAD, version=1)
+    inferred = shape_inference.infer_shapes(light, data_prop=True)
+    for node, plain in zip(inferred.graph.node, proto.graph.node, strict=True):
+        node.domain = plain.domain
+    for field in ("node", "output", "value_info"):
+        proto.graph.ClearField(field)
+        getattr(proto.graph, field).extend(getattr(inferred.graph, field))
+
+
+def _unlist_defaults(proto: onnx.ModelProto) -> None:
+    """Bring an old model, which lists all its initializers as inputs, to the IR version that tells them apart."""
+    constants = {t.name for t in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in constants]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = OVERRIDABLE_IR
 
 
 def _restore_overridable(graph: gs.Graph, source: onnx.GraphProto) -> None:
@@ -108,8 +168,7 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
 
 def _check(proto: onnx.ModelProto, name: str) -> None:
     try:
-        if proto.ByteSize() < PROTOBUF_LIMIT:
-            checker.check_model(proto)
+        checker.check_model(proto if fits_one_message(proto) else without_large_weights(proto))
     except checker.ValidationError as error:
         reason = " ".join(str(error).split("\n")[0].split())
         if "Field 'shape'" in reason:  # an output of unknown rank, which runtimes accept
@@ -135,19 +194,11 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
     if opset >= minimum:
         return proto
     header = _header(proto)
-    if proto.ByteSize() >= PROTOBUF_LIMIT:
+    if not fits_one_message(proto):
         raise UnsupportedError(
             f"{name} is over 2 GiB at opset {opset}, but opset {minimum} is needed: export it with that."
         )
-    try:
-        raised = version_converter.convert_version(proto, minimum)
-        checker.check_model(raised)
-    except (RuntimeError, version_converter.ConvertError, checker.ValidationError) as error:
-        reason = " ".join(str(error).split("\n")[0].split())
-        raise UnsupportedError(
-            f"{name} has opset {opset} and cannot be raised to opset {minimum}, which the asked bits need ({reason}); "
-            f"export it with opset {minimum}, or ask for 8 bits."
-        ) from error
+    raised = raise_opset(proto, opset, minimum, name)
     write_header(raised, header)
     _name_nodes(raised.graph)
     return raised

@@ -12,9 +12,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxq.errors import OutputError
-from onnxq.ir.load import PROTOBUF_LIMIT, write_header
+from onnxq.ir.load import write_header
 from onnxq.ir.model import Model
 from onnxq.ir.order import subgraphs
+from onnxq.ir.size import fits_one_message
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
 IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
@@ -59,22 +60,28 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"output {path} cannot be written: {error.strerror}.") from error
 
 
-def save(proto: onnx.ModelProto, path: Path) -> None:
+def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
     """Write a model so that the file appears complete or not at all.
 
     Weights of a model over 2 GiB go to a file of the same name with ``.data`` behind it.
+
+    Args:
+        proto: the model.
+        path: of the file.
+        keep: leave the model as it was; otherwise weights that went to a file are not read back.
 
     Raises:
         OutputError: the disk is full, or the place cannot be written; nothing is left behind.
     """
     with _drafted(path) as draft:
-        if proto.ByteSize() < PROTOBUF_LIMIT:
+        if fits_one_message(proto):
             _write(draft, proto.SerializeToString(deterministic=True))
         else:
             onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
-            # Writing left references to the file in place of the weights: the caller gets them back.
-            onnx.load_external_data_for_model(proto, str(draft.parent))
-            os.replace(f"{draft}.data", f"{path}.data")
+            if keep:  # writing left references to the file in place of the weights
+                onnx.load_external_data_for_model(proto, str(draft.parent))
+            if Path(f"{draft}.data").exists():  # small tensors stay in the message
+                os.replace(f"{draft}.data", f"{path}.data")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -41,11 +41,8 @@ def _holds_half(graph: onnx.GraphProto) -> bool:
     return (
         any(v.type.tensor_type.elem_type in HALF for v in values)
         or any(t.data_type in HALF for t in graph.initializer)
-        or any(
-            (a.HasField("t") and a.t.data_type in HALF) or any(_holds_half(g) for g in subgraphs(n))
-            for n in graph.node
-            for a in n.attribute
-        )
+        or any(a.HasField("t") and a.t.data_type in HALF for n in graph.node for a in n.attribute)
+        or any(_holds_half(g) for n in graph.node for g in subgraphs(n))
         or any(a.i in HALF for n in graph.node for a in n.attribute if a.name == TYPE_ATTRIBUTES.get(n.op_type))
     )
 

@@ -87,7 +87,7 @@ class Draft:
                 current.values = values
                 return
             name = f"{current.name}/{node.name}"
-        node.inputs[index] = gs.Constant(self._new_name(name), values)
+        node.inputs[index] = gs.Constant(self.new_name(name), values)
 
     def drop(self, node: gs.Node) -> None:
         """Take a node out of the graph."""
@@ -110,9 +110,10 @@ class Draft:
         self.graph.nodes = self.nodes
         return self._model.with_graph(self.graph, remarks=(*self._model.remarks, *self._remarks), **changes)
 
-    def _new_name(self, name: str) -> str:
+    def new_name(self, name: str) -> str:
+        """A name that no tensor and no node of the graph has yet: the given one, or that with a number behind it."""
         if not self._names:
-            self._names = {*self.graph.tensors(), *self._inner, *self._outputs}
+            self._names = {*self.graph.tensors(), *self._inner, *self._outputs, *(n.name for n in self.graph.nodes)}
         free = name
         count = 1
         while free in self._names:

@@ -19,15 +19,17 @@ def own_operands(model: Model) -> Model:
     nodes = []
     for node in draft.nodes:
         if is_product(node):
-            nodes += [_own(node, i) for i, t in enumerate(node.inputs) if not t.inputs or not draft.has_one_reader(t)]
+            nodes += [
+                _own(draft, node, i) for i, t in enumerate(node.inputs) if not t.inputs or not draft.has_one_reader(t)
+            ]
         nodes.append(node)
     draft.graph.nodes = nodes
     return draft.finish()
 
 
-def _own(node: gs.Node, index: int) -> gs.Node:
+def _own(draft: Draft, node: gs.Node, index: int) -> gs.Node:
     """An Identity that makes an operand for a node alone."""
     tensor = node.inputs[index]
-    own = gs.Variable(f"{node.name}/operand_{index}", tensor.dtype, tensor.shape)
+    own = gs.Variable(draft.new_name(f"{node.name}/operand_{index}"), tensor.dtype, tensor.shape)
     node.inputs[index] = own
     return gs.Node("Identity", own.name, inputs=[tensor], outputs=[own])

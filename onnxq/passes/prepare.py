@@ -12,6 +12,7 @@ from onnxq.passes.fold_pad import fold_pad
 from onnxq.passes.lift_constants import lift_constants
 from onnxq.passes.matmul_to_gemm import matmul_to_gemm
 from onnxq.passes.own_operands import own_operands
+from onnxq.passes.own_outputs import own_outputs
 from onnxq.passes.plain_gemm import plain_gemm
 
 # Each needs those before it: a BatchNormalization is found behind its layer only when no Identity stands
@@ -20,6 +21,7 @@ PASSES = (
     drop_unused,
     drop_identity,
     lift_constants,
+    own_outputs,
     explicit_padding,
     matmul_to_gemm,
     plain_gemm,
