@@ -44,7 +44,7 @@ class Block:
 
 def find_blocks(model: Model, stages: Sequence[Stage]) -> tuple[Block, ...]:
     """The blocks of two layers and more in a network that has been cut into stages."""
-    given = {t.name for t in model.graph.inputs} | set(stages[0].makes)
+    given = _given(model, stages)
     blocks, begin = [], 1
     for index, stage in enumerate(stages):
         if not _narrow(model, stage, given):
@@ -80,10 +80,19 @@ def block_model(model: Model, block: Block, types: Mapping[str, np.dtype[np.gene
     return proto
 
 
+def _given(model: Model, stages: Sequence[Stage]) -> set[str]:
+    """Tensors that stand before every layer and lead to none's input: masks and the like, read all along."""
+    leading = {layer.input for stage in stages for layer in stage.layers}
+    for node in reversed(model.graph.nodes):
+        if node.name in stages[0].nodes and any(t.name in leading for t in node.outputs):
+            leading.update(t.name for t in reads(node))
+    return ({t.name for t in model.graph.inputs} | set(stages[0].makes)) - leading
+
+
 def _narrow(model: Model, stage: Stage, given: set[str]) -> bool:
-    """Whether all that crosses the cut behind a stage follows from one of its tensors, what was given apart."""
-    crossing = [name for name in stage.frontier if name not in given]
-    return any(set(crossing) <= _following(model, stage, name, given) for name in crossing)
+    """Whether all that crosses the cut behind a stage follows from one tensor made there, what was given apart."""
+    crossing = {name for name in stage.frontier if name not in given}
+    return any(crossing <= _following(model, stage, name, given) for name in stage.makes if name not in given)
 
 
 def _following(model: Model, stage: Stage, tensor: str, given: set[str]) -> set[str]:
