@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_models import build, conv_chain, images, relu_chain, weight
+from small_problems import problem as small_problem
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
+from onnxq.allocation import timed
 from onnxq.allocation.allocate import allocate
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
 from onnxq.allocation.choices import Choices, make_choices
@@ -200,6 +202,20 @@ def test_a_timed_choice_gives_way_to_what_is_faster_and_no_less_accurate_but_not
     assert winner(own, 2.0, [(worse, 2.5), (same, 2.0)], in_float=3.0) is own
     assert winner(own, 2.0, [(worse, 1.0)], in_float=1.5) is worse  # slower than float and than the rival
     assert winner(own, 2.0, [], in_float=1.5) is own
+
+
+def test_where_mixed_models_turn_out_too_slow_one_candidate_throughout_keeps_the_latency(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = (Candidate(8, 8), FLOAT)
+    given = small_problem([[1, 0], [1, 0]], {"latency": [[1, 2], [1, 2]]}, pair)
+    slow = small_problem([[1, 0], [1, 0]], {"latency": [[9, 9], [9, 9]]}, pair)
+    monkeypatch.setattr(timed, "_timed", lambda *_: slow)
+    found = timed.allocate_timed(None, given, [Budget("latency", 3.0)], FREE, {})  # type: ignore[arg-type]
+    assert set(found.choice.values()) == {Candidate(8, 8)}
+    apart = small_problem([[1, 0], [0, 1]], {"latency": [[1, 9], [9, 1]]}, pair)
+    with pytest.raises(InfeasibleError, match="no allocation keeps latency"):
+        timed.allocate_timed(None, apart, [Budget("latency", 3.0)], FREE, {})  # type: ignore[arg-type]
 
 
 def test_a_placeholder_is_as_large_as_the_solved_model_and_gives_numbers() -> None:
