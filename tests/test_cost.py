@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_models import build, conv_chain, images, relu_chain, weight
+from small_problems import problem as small_problem
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
+from onnxq.allocation import timed
 from onnxq.allocation.allocate import allocate
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
 from onnxq.allocation.choices import Choices, make_choices
@@ -20,6 +23,7 @@ from onnxq.allocation.cost.table import cost_table
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.tables import CostTable, SensitivityTable
 from onnxq.allocation.terms import InfeasibleError
+from onnxq.allocation.timed import winner
 from onnxq.budget import Budget, parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
@@ -186,6 +190,32 @@ def test_measured_times_of_layers_and_rest_add_up_to_the_run() -> None:
         assert set(timing.layers) == set(names)
         assert timing.total == pytest.approx(timing.rest + sum(timing.layers.values()))
     assert all(spent > 0 for spent in run_times(protos, feed))
+
+
+def test_a_timed_choice_gives_way_to_what_is_faster_and_no_less_accurate_but_not_to_speed_alone() -> None:
+    def losing(loss: float) -> BitAllocation:
+        return dataclasses.replace(allocation({"a": Candidate(8, 8)}), loss=loss)
+
+    own, worse, same = losing(0.1), losing(0.5), losing(0.1)
+    assert winner(own, 2.0, [(worse, 1.0)], in_float=3.0) is own  # 2 bits in the same containers are as fast as 8
+    assert winner(own, 2.0, [(worse, 1.0), (same, 1.5)], in_float=3.0) is same
+    assert winner(own, 2.0, [(worse, 2.5), (same, 2.0)], in_float=3.0) is own
+    assert winner(own, 2.0, [(worse, 1.0)], in_float=1.5) is worse  # slower than float and than the rival
+    assert winner(own, 2.0, [], in_float=1.5) is own
+
+
+def test_where_mixed_models_turn_out_too_slow_one_candidate_throughout_keeps_the_latency(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = (Candidate(8, 8), FLOAT)
+    given = small_problem([[1, 0], [1, 0]], {"latency": [[1, 2], [1, 2]]}, pair)
+    slow = small_problem([[1, 0], [1, 0]], {"latency": [[9, 9], [9, 9]]}, pair)
+    monkeypatch.setattr(timed, "_timed", lambda *_: slow)
+    found = timed.allocate_timed(None, given, [Budget("latency", 3.0)], FREE, {})  # type: ignore[arg-type]
+    assert set(found.choice.values()) == {Candidate(8, 8)}
+    apart = small_problem([[1, 0], [0, 1]], {"latency": [[1, 9], [9, 1]]}, pair)
+    with pytest.raises(InfeasibleError, match="no allocation keeps latency"):
+        timed.allocate_timed(None, apart, [Budget("latency", 3.0)], FREE, {})  # type: ignore[arg-type]
 
 
 def test_a_placeholder_is_as_large_as_the_solved_model_and_gives_numbers() -> None:

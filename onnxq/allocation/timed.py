@@ -34,7 +34,8 @@ def allocate_timed(
 ) -> BitAllocation:
     """The best allocation within budgets whose predicted time is that of the model.
 
-    It gives way to a model of one candidate throughout that keeps all budgets and turns out to be faster.
+    It gives way to a model of one candidate throughout that keeps all budgets, where that turns out to be faster and
+    loses no more, or where it is slower than that and than the float model.
 
     Args:
         model: prepared.
@@ -47,15 +48,20 @@ def allocate_timed(
         InfeasibleError: no choice keeps the budgets.
     """
     found = allocate(problem, budgets)
+    rivals = _throughout(problem, budgets)  # the table's times are of such models
     for _ in range(ROUNDS):
-        measured = _timed(model, problem, found, config, feed)
-        spent = measured.costs.total("latency", found.choice)
+        problem = _timed(model, problem, found, config, feed)
+        spent = problem.costs.total("latency", found.choice)
         agrees = abs(spent - found.costs["latency"]) <= CLOSE * spent
-        problem = measured
-        found = allocate(problem, budgets)
+        try:
+            found = allocate(problem, budgets)
+        except InfeasibleError:
+            if not rivals:
+                raise
+            return min(rivals, key=lambda rival: rival.loss)
         if agrees:
             break
-    return _fastest(model, problem, found, budgets, config, feed)
+    return _unbeaten(model, found, rivals, config, feed)
 
 
 def _timed(
@@ -79,21 +85,38 @@ def _timed(
     return dataclasses.replace(problem, costs=costs)
 
 
-def _fastest(
-    model: Model,
-    problem: AllocationProblem,
-    found: BitAllocation,
-    budgets: Sequence[Budget],
-    config: Config,
-    feed: Feed,
-) -> BitAllocation:
-    """The choice, or the fastest of the models of one candidate throughout that keep the budgets."""
-    rivals = [found]
+def _throughout(problem: AllocationProblem, budgets: Sequence[Budget]) -> list[BitAllocation]:
+    """Those with one candidate for all layers that keep the budgets."""
+    found = []
     for candidate in problem.candidates:
         try:
-            rivals.append(allocate(problem, budgets, fixed=dict.fromkeys(problem.layers, candidate)))
+            found.append(allocate(problem, budgets, fixed=dict.fromkeys(problem.layers, candidate)))
         except InfeasibleError:  # it does not keep the budgets, or first and last layers do not take it
             continue
-    times = run_times([placeholder_model(model, config, rival.choice)[0] for rival in rivals], feed)
-    best = min(range(len(rivals)), key=lambda i: times[i])
-    return rivals[best] if times[best] < times[0] else found
+    return found
+
+
+def _unbeaten(
+    model: Model, found: BitAllocation, rivals: Sequence[BitAllocation], config: Config, feed: Feed
+) -> BitAllocation:
+    """The choice, or a rival that beats it."""
+    choices = [dict.fromkeys(found.choice, FLOAT), found.choice, *(rival.choice for rival in rivals)]
+    in_float, own, *others = run_times([placeholder_model(model, config, choice)[0] for choice in choices], feed)
+    return winner(found, own, list(zip(rivals, others, strict=True)), in_float)
+
+
+def winner(
+    found: BitAllocation, own: float, rivals: Sequence[tuple[BitAllocation, float]], in_float: float
+) -> BitAllocation:
+    """What to take: the choice, unless a rival is faster and no less accurate, or it is slower than float and a rival.
+
+    Args:
+        found: the choice.
+        own: its time.
+        rivals: other allocations within the budgets, with their times.
+        in_float: time of the float model.
+    """
+    faster = [rival for rival, spent in rivals if spent < own]
+    better = [rival for rival in faster if rival.loss <= found.loss]
+    beaten = better or (faster if own > in_float else [])
+    return min(beaten, key=lambda rival: rival.loss) if beaten else found

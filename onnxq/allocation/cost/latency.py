@@ -2,7 +2,7 @@
 
 A layer alone in a model of its own runs otherwise than in the network: its tensors are in another cache and in
 another layout. So whole models are run, one for each candidate, in turns, with onnxruntime's own clock at every node,
-and the nodes' times are added up by layer. Everything runs on one thread, and values are lower quartiles over the
+and the nodes' times are added up by layer. Everything runs on one thread, and values are tenth percentiles over the
 runs: what other programs take does not reach them. What the clocks of the nodes miss is spread over them evenly, so
 that the layers and the rest of a model add up to the time of its run.
 """
@@ -41,7 +41,7 @@ FEWEST, MOST = 7, 60
 SECONDS = 12.0
 """Time for all models together, once each has had its fewest runs."""
 
-SHARE = 0.25
+SHARE = 0.1
 """Quantile of the runs."""
 
 _CHANGED = re.compile(r"(_token_\d+|_nchwc|/duplicated)+$")
@@ -139,7 +139,7 @@ def _session(proto: onnx.ModelProto, profile: Path | None) -> Any:
 
 
 def _in_turns(sessions: Sequence[Any], feed: Feed) -> list[float]:
-    """Lower quartile of each session's run time, milliseconds."""
+    """Tenth percentile of each session's run time, milliseconds."""
     arrays = {name: np.asarray(value) for name, value in feed.items()}
     times: list[list[float]] = [[] for _ in sessions]
     for session in sessions:
