@@ -51,12 +51,13 @@ def blocks_of(proto: onnx.ModelProto) -> tuple[Model, tuple[Block, ...]]:
 
 
 def solved(preset: str, folder: Path | None = None, resume: bool = False) -> tuple[Model, NetworkSolution]:
-    """Of 64 samples at 3 bits, where closed forms leave most to gain."""
+    """Of 64 samples at 3 bits, from nearest rounding, which leaves most to gain."""
     config = Config(
         preset=preset,  # type: ignore[arg-type]
         weights=3,
         activations=3,
         edge_bits="same",
+        second_order=False,
         reconstruct=True,
         reconstruction=QUICK,
         refinement={"steps": 1},  # type: ignore[arg-type]
@@ -109,7 +110,7 @@ def test_refined_blocks_bring_the_network_closer_to_the_float_one(refined: tuple
     _, plain = solved("light")
     _, found = refined
     assert RECONSTRUCTED in {solution.status for solution in found.layers.values()}
-    assert found.sqnr_db["y"] > plain.sqnr_db["y"] + 0.1  # type: ignore[operator]
+    assert found.sqnr_db["y"] > plain.sqnr_db["y"] + 0.5  # type: ignore[operator]
 
 
 def test_a_resumed_run_takes_finished_blocks_as_they_are(

@@ -72,7 +72,8 @@ def block_model(model: Model, block: Block, types: Mapping[str, np.dtype[np.gene
     proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
     del proto.graph.value_info[:]
-    read = dict.fromkeys(t.name for node in nodes for t in reads(node) if t.name in types)
+    made = {t.name for node in nodes for t in node.outputs}
+    read = dict.fromkeys(t.name for node in nodes for t in reads(node) if t.name in types and t.name not in made)
     proto.graph.input.extend(
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(types[name]), None) for name in read
     )
