@@ -18,6 +18,9 @@ from typing import Any
 import record
 from accuracy import Row, chosen_networks, measure
 
+STILL = {"steps": 1, "learn_weights": False, "learn_scales": False, "learn_input": False}
+"""Layers stay where closed forms left them, but for one step of the bias."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "nearest": {"second_order": False, "equalise": False},
     "nearest, para-normalised": {"second_order": False, "equalise": False, "para_normalise": True},
@@ -35,7 +38,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "advanced, scales fixed": {"preset": "advanced", "refinement": {"learn_scales": False}},
     "advanced, input fixed": {"preset": "advanced", "refinement": {"learn_input": False}},
     "advanced, half of the input unquantised": {"preset": "advanced", "refinement": {"mixing": 0.5}},
+    "light, blocks": {"preset": "advanced", "reconstruct": True, "refinement": STILL},
+    "light, blocks, nothing unquantised": {
+        "preset": "advanced",
+        "reconstruct": True,
+        "refinement": STILL,
+        "reconstruction": {"steps": 200, "integer_rate": 0, "features": 0},
+    },
     "advanced": {"preset": "advanced"},
+    "advanced, blocks": {"preset": "advanced", "reconstruct": True},
     "advanced, para-normalised": {"preset": "advanced", "para_normalise": True},
     "advanced, tuned": {"preset": "advanced", "tuning": {}},
 }

@@ -101,7 +101,7 @@ class Tuning:
     mixing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-RECONSTRUCTION = Tuning(steps=240, integer_rate=0.0, features=0.0, mixing=0.5)
+RECONSTRUCTION = Tuning(steps=200, integer_rate=0.0, features=0.0, mixing=0.5)
 """Of blocks. The integers stay: moved by gradient on a few hundred samples, they gain on these and lose on others."""
 
 

@@ -29,7 +29,7 @@ from onnxq.reconstruction import reconstructed
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
 from onnxq.solve.table import solve_table
-from onnxq.stream import batch_size
+from onnxq.stream import has_fixed_batch
 
 Array = NDArray[np.float32]
 
@@ -164,7 +164,7 @@ class _Walk:
                 self.outputs,
                 calibration,
                 replace(options, input_rate=0.0) if shared else options,
-                fixed=batch_size(self._model.inputs) is not None,
+                fixed=has_fixed_batch(self._model.inputs),
                 memory_limit=self._config.memory_limit // 4,
                 seed=self._config.seed + self._order[names[0]],
             )

@@ -33,6 +33,11 @@ def batch_size(inputs: tuple[TensorInfo, ...]) -> int:
     return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(elements, 1)))
 
 
+def has_fixed_batch(inputs: tuple[TensorInfo, ...]) -> bool:
+    """Whether an input has a batch size of its own, or none that is known, which nodes may rely on."""
+    return any(not i.shape or i.shape[0] is not None for i in inputs)
+
+
 def counted(feeds: Iterator[Feed], data: Data, config: Config, progress: Listener) -> Iterator[Feed]:
     """The same feeds; progress hears of each."""
     known = count_samples(data)
