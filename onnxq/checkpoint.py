@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,13 @@ class Checkpoint:
     def load_block(self, layers: Sequence[str]) -> dict[str, LayerSolution] | None:
         """The solutions of layers that were finished together, by name, if they can be read."""
         packed = self._read("\n".join(layers))
+        if packed is None:
+            return None
         try:
-            return (
-                None
-                if packed is None
-                else {
-                    layer: _unpack(layer, {k.split("/")[1]: v for k, v in packed.items() if k.startswith(f"{i}/")})
-                    for i, layer in enumerate(layers)
-                }
-            )
+            return {
+                layer: _unpack(layer, {k.split("/")[1]: v for k, v in packed.items() if k.startswith(f"{i}/")})
+                for i, layer in enumerate(layers)
+            }
         except (ValueError, KeyError):
             return None
 
@@ -112,7 +111,7 @@ class Checkpoint:
         path = self._path(name)
         if path is None:
             return
-        draft = path.with_suffix(f".{os.getpid()}.draft")
+        draft = _draft(path)
         try:
             with draft.open("wb") as file:
                 np.savez(file, allow_pickle=False, **packed)
@@ -125,9 +124,14 @@ class Checkpoint:
         return None if self._folder is None else self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.npz"
 
 
+def _draft(path: Path) -> Path:
+    """A name beside a file that no other process and no other thread writes to."""
+    return path.with_suffix(f".{uuid.uuid4().hex}.draft")
+
+
 def _claim(mark: Path, fingerprint: str) -> bool:
     """Write a fingerprint whole where there is none yet; of runs that start together, one writes it."""
-    draft = mark.with_suffix(f".{os.getpid()}.draft")
+    draft = _draft(mark)
     draft.write_text(fingerprint)
     try:
         os.link(draft, mark)
