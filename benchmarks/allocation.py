@@ -92,7 +92,7 @@ def tables(network: Network, method: str, args: Any) -> tuple[AllocationProblem,
         values = {"candidates": args.candidates, "edge_bits": "same", "table_samples": args.table_samples}
         began = time.process_time()
         found = sensitivity(
-            network.model, network.calibration(args.table_samples), make_config(values), Measuring(method=method)
+            network.model, network.calibration(args.samples), make_config(values), Measuring(method=method)
         )
         kept = {"cpu_seconds": time.process_time() - began, "problem": json.loads(found.to_json())}
         place.write_text(json.dumps(kept))

@@ -69,6 +69,7 @@ class Calibration:
     Args:
         model: the prepared float model.
         feeds: batches of samples; read once.
+        passing: further batches, which pass through the network behind the others and are not observed.
         sequential: keep a second copy for the network whose earlier layers are quantised.
         memory_limit: bytes, shared by the spools, the rows and the solvers' copies of them.
         float_rows: gather the float network's inputs of the rows too.
@@ -90,6 +91,7 @@ class Calibration:
         moments: bool = False,
         mask: str | None = None,
         folder: Path | None = None,
+        passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
     ) -> None:
         self._model, self._seed = model, seed
         self._row_bytes, self._float_rows, self._with_moments = memory_limit // 8, float_rows, moments
@@ -102,6 +104,8 @@ class Calibration:
         self.samples = 0
         try:
             self._read(feeds)
+            self._observed, self._samples = self.batches, self.samples  # what passes behind them is not counted
+            self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files
             self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -119,6 +123,11 @@ class Calibration:
     def batches(self) -> int:
         """Batches held."""
         return len(self._starts)
+
+    @property
+    def passing(self) -> range:
+        """Those of them that are not observed."""
+        return range(self._observed, self.batches)
 
     @property
     def _frontiers(self) -> tuple[Frontier, ...]:
@@ -164,13 +173,14 @@ class Calibration:
             session = session or self._session(stage, outputs, feed, {}, {})
             made = session.run(feed, outputs)
             _require_finite({n: exact[n] for n in read} | {la.output: made[la.output] for la in stage.layers})
-            for name in histograms:
+            observed = batch < self._observed
+            for name in histograms if observed else ():
                 values = (seen if name in read else made)[name].astype(np.float32, copy=False)
                 histograms[name] = histograms[name].update(real_values(values, self._masks[batch]))
-            for layer in stage.layers if self._with_moments else ():
+            for layer in stage.layers if self._with_moments and observed else ():
                 y = made[layer.output]
                 moments[layer.name] = channel_moments(y, layer.output_axis, moments.get(layer.name))
-            for index, layer in enumerate(stage.layers):
+            for index, layer in enumerate(stage.layers if observed else ()):
                 rows = self._draw(stage, index, batch, seen[layer.input], exact[layer.input], made[layer.output])
                 gathered[layer.name].append(rows)
             ahead = passed(stage, exact, made)
@@ -183,7 +193,7 @@ class Calibration:
             self._float.move(stage, ahead, self.batches)
         elif session is not None:
             self._float.follow(Step(stage, session, {}))
-        joined = {name: _join(gathered.pop(name), self.samples >= HOLD_OUT) for name in tuple(gathered)}
+        joined = {name: _join(gathered.pop(name), self._samples >= HOLD_OUT) for name in tuple(gathered)}
         give_back_freed_memory()
         return Observation(rows=joined, histograms=histograms, moments=moments)
 
@@ -310,7 +320,7 @@ class Calibration:
     ) -> Rows:
         layer = stage.layers[index]
         rng = np.random.default_rng([self._seed, stage.depth, index, batch])
-        count = -(-self._rows_wanted(stage, layer) // self.batches)
+        count = -(-self._rows_wanted(stage, layer) // self._observed)
         real = real_positions(self._masks[batch], position_axes(layer, y.shape))
         positions = draw_positions(layer, y.shape, count, rng, real)
         train = (self._starts[batch] + positions.sample) % HOLD_OUT != HOLD_OUT - 1

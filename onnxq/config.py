@@ -120,7 +120,8 @@ class Config:
         candidates: bits that each layer may take, such as ``w4a8``, ``w8a8`` or ``float``; with them the bits are
             chosen layer by layer within ``budget``, in place of ``weights`` and ``activations``.
         budget: limits that the choice keeps, such as ``size=0.13`` (see :mod:`onnxq.budget`).
-        table_samples: calibration samples on which the candidates are compared, at most.
+        table_samples: calibration samples on which the candidates' losses are measured, at most half of them; the
+            candidates are solved on the others.
         mode: ``sequential`` lets each layer see what the quantised layers before it really produce;
             ``parallel`` solves each on float inputs.
         target: the runtime the model is made for: ``onnxruntime``, ``tensorrt``, ``qnn``, ``openvino`` or
@@ -160,7 +161,7 @@ class Config:
     edge_bits: WeightBits | Literal["same"] = 8
     candidates: Candidates = ()
     budget: Budgets = ()
-    table_samples: Annotated[int, Field(ge=1)] = 128
+    table_samples: Annotated[int, Field(ge=1)] = 64
     mode: Literal["sequential", "parallel"] = "sequential"
     target: Literal["onnxruntime", "tensorrt", "qnn", "openvino", "generic"] = "onnxruntime"
     container: Literal["auto", "int4", "int8"] = "auto"

@@ -19,6 +19,7 @@ from onnxq.ir.block import Block, find_blocks
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
 from onnxq.quant.scale_search import activation_params
@@ -29,7 +30,6 @@ from onnxq.reconstruction import reconstructed
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
 from onnxq.solve.table import solve_table
-from onnxq.stream import has_fixed_batch
 
 Array = NDArray[np.float32]
 

@@ -23,7 +23,7 @@ from onnxq.budget import parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
-from onnxq.data import Data, Feed, count_samples, read_feeds, samples_in
+from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
 from onnxq.diagnosis import diagnosed
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
@@ -176,7 +176,8 @@ def sensitivity(
 
     Args:
         model: as for :func:`quantize`.
-        calibration: as for :func:`quantize`; its first ``config.table_samples`` samples are used.
+        calibration: as for :func:`quantize`. Candidates are judged by its first ``config.table_samples`` samples,
+            at most half, and solved on the others.
         config: candidates, container, edge bits.
         measuring: how; the defaults when None.
         progress: told how far the run is.
@@ -186,14 +187,15 @@ def sensitivity(
     """
     candidates = parse_candidates(config.candidates)
     prepared = prepare(load(model, minimum_opset=_opset(config, dict(enumerate(candidates)))))
-    limited = dataclasses.replace(config, samples=min(config.samples or config.table_samples, config.table_samples))
     batch = batch_size(prepared.inputs)
-    read = read_feeds(calibration, prepared.inputs, samples=limited.samples, batch=batch)
-    feeds = list(counted(read, calibration, limited, progress))
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
-    return tables_for(
-        prepared, feeds, config, measuring or Measuring(), progress, float_bytes=model_bytes(model), name=name
-    )
+    with Again(config.memory_limit // 8) as kept:
+        read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch)
+        for feed in counted(read, calibration, config, progress):
+            kept.append(feed)
+        return tables_for(
+            prepared, kept, config, measuring or Measuring(), progress, float_bytes=model_bytes(model), name=name
+        )
 
 
 def _mixed(
@@ -212,18 +214,15 @@ def _mixed(
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
             kept.append(feed)
-        feeds = kept[: -(-config.table_samples // max(samples_in(kept[0]), 1))]
         clock, problem = _Clock(), None
         with clock.stage("allocate"):
             if allocation is None:
                 options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
-                measure = partial(
-                    tables_for, prepared, feeds, config, options, progress, float_bytes=model_bytes(model)
-                )
+                measure = partial(tables_for, prepared, kept, config, options, progress, float_bytes=model_bytes(model))
                 place = folder and folder / "table"
-                problem = kept_problem(place, resume, prepared, feeds, config, options, measure)
-                allocation = choose(prepared, problem, feeds, config)
-        judged = held_out(prepared, kept, feeds)
+                problem = kept_problem(place, resume, prepared, kept, config, options, measure)
+                allocation = choose(prepared, problem, kept, config)
+        judged = held_out(prepared, kept, first_feeds(kept, config.table_samples))
 
         def solve(found: BitAllocation) -> Attempt[Result]:
             place = folder and folder / f"bits-{_mark_of(found, config)}"
@@ -234,7 +233,7 @@ def _mixed(
             quantised = Quantised(run.network.layers, run.network.outputs)
             return Attempt(found, run.model, quantised, loss, run.result, error)
 
-        best, tried = carried_out(prepared, allocation, problem, feeds, config, solve, progress)
+        best, tried = carried_out(prepared, allocation, problem, kept, config, solve, progress)
     report = best.result.report
     report = dataclasses.replace(
         report,

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from onnxq.config import Config
-from onnxq.data import Data, Feed, count_samples, samples_in
+from onnxq.data import Data, Feed, count_samples, first_feeds, samples_in
 from onnxq.execute.spool import Spool
 from onnxq.ir.tensor import TensorInfo
 from onnxq.progress import Listener, Progress
@@ -31,11 +31,6 @@ def batch_size(inputs: tuple[TensorInfo, ...]) -> int:
         return fixed[0]
     elements = sum(math.prod(d or 64 for d in (i.shape or (1, 64))[1:]) for i in inputs)
     return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(elements, 1)))
-
-
-def has_fixed_batch(inputs: tuple[TensorInfo, ...]) -> bool:
-    """Whether an input has a batch size of its own, or none that is known, which nodes may rely on."""
-    return any(not i.shape or i.shape[0] is not None for i in inputs)
 
 
 def counted(feeds: Iterator[Feed], data: Data, config: Config, progress: Listener) -> Iterator[Feed]:
@@ -105,7 +100,7 @@ class Stream:
         """The feeds that hold the first samples, uncut; they are read now if they were not yet."""
         while sum(samples_in(f) for f in self._kept) < samples and (feed := next(self._feeds, None)) is not None:
             self._kept.append(feed)
-        return self._kept[: max(1, -(-samples // max(samples_in(self._kept[0]), 1)))]
+        return list(first_feeds(self._kept, samples))
 
     def every(self) -> Sequence[Feed]:
         """Every feed, once all have passed by; empty unless they were kept."""

@@ -25,13 +25,14 @@ from onnxq.budget import Budget, parse_budgets
 from onnxq.calibrate import HOLD_OUT
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
-from onnxq.data import Feed, samples_in
+from onnxq.data import Feed, first_feeds, samples_in, set_apart
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import to_proto
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
 
@@ -104,7 +105,8 @@ def tables_for(
 ) -> AllocationProblem:
     """The tables of a prepared model at the configuration's candidates."""
     candidates = parse_candidates(config.candidates)
-    ready = equalised_for(model, choice_for_all(model, candidates, config), feeds, config)
+    few = first_feeds(feeds, config.table_samples)
+    ready = equalised_for(model, choice_for_all(model, candidates, config), few, config)
     found = tabulate(ready, candidates, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
     shared = find_agreements(model, find_layers(model)[0])  # equalising gives each owner of a weight its own copy
     return dataclasses.replace(found, agreements=shared)
@@ -180,7 +182,7 @@ def held_out(model: Model, feeds: Iterable[Feed], otherwise: Sequence[Feed]) -> 
         feeds: all batches of samples, in their order.
         otherwise: what to take where they are too few, or the model insists on whole batches.
     """
-    if any(not i.shape or i.shape[0] is not None for i in model.inputs):
+    if has_fixed_batch(model.inputs):
         return otherwise
     found, start = [], 0
     for feed in feeds:
@@ -236,11 +238,13 @@ def _around(
 ) -> SensitivityTable:
     """The sensitivities of the network that an attempt made, in the columns of those it was chosen by."""
     choices = make_choices(attempt.model, parse_candidates(config.candidates), config)
+    fitted, judged = set_apart(feeds, config.table_samples, whole=has_fixed_batch(attempt.model.inputs))
     return measure_sensitivities(
         attempt.model,
         choices,
-        feeds,
+        fitted,
         config,
+        judged=judged,
         method=problem.sensitivity.method,
         metric=problem.sensitivity.metric,
         reference=Reference(attempt.allocation.choice, attempt.quantised),

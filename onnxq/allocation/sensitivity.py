@@ -65,6 +65,7 @@ def measure_sensitivities(
     feeds: Iterable[Feed],
     config: Config,
     *,
+    judged: Iterable[Feed] = (),
     method: str = "full",
     metric: str | None = None,
     reference: Reference | None = None,
@@ -75,7 +76,8 @@ def measure_sensitivities(
     Args:
         model: prepared; not changed.
         choices: layers and candidates.
-        feeds: batches of samples.
+        feeds: batches of samples, which the candidates are solved on.
+        judged: batches of other samples, which their losses are measured on; the same when there are none.
         config: container, memory limit, seed, second-order start; layers are solved by closed forms.
         method: ``full`` or ``scaled``.
         metric: ``kl`` or ``mse``; None to choose by the outputs.
@@ -87,7 +89,13 @@ def measure_sensitivities(
     """
     config = replace(config, preset="light")
     with Calibration(
-        model, feeds, sequential=True, float_rows=False, memory_limit=config.memory_limit, seed=config.seed
+        model,
+        feeds,
+        passing=judged,
+        sequential=True,
+        float_rows=False,
+        memory_limit=config.memory_limit,
+        seed=config.seed,
     ) as calibration:
         walk = _Walk(model, choices, calibration, config, reference or Reference({}, Quantised()), metric)
         done = 0
@@ -122,12 +130,15 @@ class _Walk:
         self._places = {c: _outputs(model, config, c) for c in choices.candidates}
         self._readers = Counter(layer.input for layer in choices.layers)
         self._seen = Observation({}, {})
-        batches = range(calibration.batches)
+        self._judged = calibration.passing or range(calibration.batches)
         exact_chain = Chain(model, self.stages, Quantised())
-        exact = [exact_chain.run(calibration.before(b), 0) for b in batches]
+        exact = [exact_chain.run(calibration.before(b), 0) for b in self._judged]
         self._loss = OutputLoss(exact, metric)
         self._chain = Chain(model, self.stages, reference.quantised) if reference.bits else exact_chain
-        self._base = [self._loss.of(b, self._chain.run(calibration.before(b), 0)) for b in batches]
+        self._base = [
+            self._loss.of(place, self._chain.run(calibration.before(batch), 0))
+            for place, batch in enumerate(self._judged)
+        ]
 
     def observe(self, stage: Stage) -> None:
         """Draw what the solvers of a stage's layers need."""
@@ -203,11 +214,11 @@ class _Walk:
                 outputs[layer.activated] = activation_params(histogram, self._spec(bits))
         changed = Quantised(layers, outputs)
         step, parts = None, []
-        for batch in range(self._calibration.batches):
+        for place, batch in enumerate(self._judged):
             arrays = self._calibration.before(batch)
             step = step or make_step(self._model, stage, arrays, changed)
             outcome = self._chain.run(passed(stage, arrays, step.run(arrays)), index + 1)
-            parts.append(self._loss.of(batch, outcome) - self._base[batch])
+            parts.append(self._loss.of(place, outcome) - self._base[place])
         return np.concatenate(parts)
 
     def _spec(self, bits: int) -> QuantSpec:

@@ -13,11 +13,12 @@ from onnxq.allocation.choices import make_choices
 from onnxq.allocation.cost.operations import read_energy
 from onnxq.allocation.cost.table import cost_table
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.sensitivity import Reference, measure_sensitivities
+from onnxq.allocation.sensitivity import measure_sensitivities
 from onnxq.candidate import Candidate
 from onnxq.config import Config
-from onnxq.data import Feed
+from onnxq.data import Feed, set_apart
 from onnxq.ir.model import Model
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.progress import Listener, Progress, silent
 
 
@@ -48,7 +49,6 @@ def tabulate(
     options: Measuring,
     *,
     float_bytes: int,
-    reference: Reference | None = None,
     progress: Listener = silent,
     name: str = "",
 ) -> AllocationProblem:
@@ -57,11 +57,10 @@ def tabulate(
     Args:
         model: prepared; not changed.
         candidates: bits to choose from.
-        feeds: batches of samples.
+        feeds: batches of samples, the first ``config.table_samples`` of them to judge by.
         config: container, edge bits, memory limit, seed.
         options: what to measure and how.
         float_bytes: size of the original file.
-        reference: a quantised network to measure around; the float network when None.
         progress: told after each layer.
         name: of the model, for people.
 
@@ -79,14 +78,15 @@ def tabulate(
         energy=read_energy(options.energy_table),
         latency=options.latency_table or (one_run(feeds[0], model) if options.latency else None),
     )
+    fitted, judged = set_apart(feeds, config.table_samples, whole=has_fixed_batch(model.inputs))
     sensitivity = measure_sensitivities(
         model,
         choices,
-        feeds,
+        fitted,
         config,
+        judged=judged,
         method=options.method,
         metric=options.metric,
-        reference=reference,
         progress=progress,
     )
     return AllocationProblem(sensitivity, costs, choices.agreements, choices.edges, name)
@@ -94,5 +94,4 @@ def tabulate(
 
 def one_run(feed: Feed, model: Model) -> Mapping[str, NDArray[np.generic]]:
     """The first sample of a batch; the whole batch where the model insists on its size."""
-    fixed = any(i.shape and i.shape[0] is not None for i in model.inputs)
-    return feed if fixed else {name: np.asarray(value)[:1] for name, value in feed.items()}
+    return feed if has_fixed_batch(model.inputs) else {name: np.asarray(value)[:1] for name, value in feed.items()}

@@ -2,6 +2,7 @@
 
 from onnxq.data.feed import Feed, samples_in
 from onnxq.data.npz import read_labels
+from onnxq.data.parts import first_feeds, set_apart
 from onnxq.data.source import Data, count_samples, read_feeds
 
-__all__ = ["Data", "Feed", "count_samples", "read_feeds", "read_labels", "samples_in"]
+__all__ = ["Data", "Feed", "count_samples", "first_feeds", "read_feeds", "read_labels", "samples_in", "set_apart"]

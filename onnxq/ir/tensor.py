@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,3 +27,8 @@ class TensorInfo:
         """The tensor in the words of an error message, such as ``image float32 [?, 3, 32, 32]``."""
         axes = "any shape" if self.shape is None else f"[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
         return f"{self.name} {self.dtype.name} {axes}"
+
+
+def has_fixed_batch(inputs: Iterable[TensorInfo]) -> bool:
+    """Whether an input has a batch size of its own, or none that is known, which nodes may rely on."""
+    return any(not i.shape or i.shape[0] is not None for i in inputs)
