@@ -169,7 +169,7 @@ def make_table(*more: str) -> None:
 def test_a_table_once_measured_serves_every_budget_and_its_allocation_quantises(place: Path) -> None:
     make_table()
     table = problem_from_json(Path("table.json").read_text())
-    assert (table.layers, table.sensitivity.samples, table.model) == (tuple(LAYERS), 12, "net.onnx")
+    assert (table.layers, table.sensitivity.samples, table.model) == (tuple(LAYERS), 10, "net.onnx")
     sizes = []
     for share in ("0.7", "0.75", "0.9"):
         result = run("allocate", "table.json", "--budget", f"size={share}", "-o", "bits.json", "--json")
