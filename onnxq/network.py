@@ -161,7 +161,7 @@ class _Walk:
                 self._model,
                 block,
                 self.solutions,
-                self.outputs,
+                {tensor: grid for stage in block.stages for tensor, grid in self._made_in(stage).items()},
                 calibration,
                 replace(options, input_rate=0.0) if shared else options,
                 fixed=has_fixed_batch(self._model.inputs),
@@ -176,8 +176,11 @@ class _Walk:
         calibration.return_to_mark()
         for stage in block.stages:
             inputs = {layer.name: found[layer.name].input for layer in stage.layers}
-            own = {t: grid for t, grid in self.outputs.items() if self._maker[t] in stage.nodes}
-            calibration.advance(stage, inputs, self._constants(stage), own, lambda _: None)
+            calibration.advance(stage, inputs, self._constants(stage), self._made_in(stage), lambda _: None)
+
+    def _made_in(self, stage: Stage) -> dict[str, QuantParams]:
+        """Grids of the tensors that are quantised where a stage makes them."""
+        return {tensor: grid for tensor, grid in self.outputs.items() if self._maker[tensor] in stage.nodes}
 
     def _constants(self, stage: Stage) -> dict[tuple[str, str], Array]:
         """Quantised weights, biases and tables of a stage, by the constant's and the node's name."""

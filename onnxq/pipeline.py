@@ -30,8 +30,9 @@ from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
-from onnxq.ir.save import save, to_proto
-from onnxq.ir.size import model_bytes, without_large_weights
+from onnxq.ir.save import identity, save, to_proto
+from onnxq.ir.size import model_bytes
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
 from onnxq.network import NetworkSolution, solve_network
@@ -287,6 +288,7 @@ def _tuned(
         network.outputs,
         feeds,
         options,
+        fixed=has_fixed_batch(model.inputs),
         memory_limit=config.memory_limit // 2,
         seed=config.seed,
         tick=tick,
@@ -321,12 +323,7 @@ def _identity(
     model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
 ) -> Iterator[bytes]:
     """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
-    proto = to_proto(model)
-    weights = {t.name: t for t in proto.graph.initializer}
-    graph = without_large_weights(proto)
-    yield graph.SerializeToString(deterministic=True)
-    known = {t.name for t in graph.graph.initializer}
-    yield from (t.SerializeToString(deterministic=True) for name, t in weights.items() if name not in known)
+    yield from identity(model)
     yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
     yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
     yield str(count_samples(calibration)).encode()

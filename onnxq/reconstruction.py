@@ -26,9 +26,6 @@ from onnxq.quant.spec import QuantParams
 RECONSTRUCTED = "refined in its block"
 """Status of a layer whose block gained."""
 
-SMALLEST_POWER = 1e-30
-"""Stands for the power of a tensor that is 0 throughout."""
-
 
 def reconstructed(
     model: Model,
@@ -48,7 +45,7 @@ def reconstructed(
         model: prepared.
         block: which part of it; the calibration stands behind it and was marked before it.
         solutions: of its layers so far.
-        outputs: 8-bit grids of tensors quantised where they are made, by tensor name.
+        outputs: 8-bit grids of tensors quantised where the block makes them, by tensor name.
         calibration: what enters and leaves the block.
         options: how long and how fast.
         fixed: the network takes batches of one size only.
@@ -57,27 +54,26 @@ def reconstructed(
     """
     from onnxq.solve.bias import Outcome, tune_region  # they load JAX
     from onnxq.solve.compilation import keep_compiled_programs
-    from onnxq.solve.objective import Objective, Target
+    from onnxq.solve.objective import Objective, make_target
 
     keep_compiled_programs()
     own = {layer.name: solutions[layer.name] for layer in block.layers}
     types = {name: array.dtype for name, array in calibration.marked(0).items()}
     proto = block_model(model, block, types)
     read = [i.name for i in proto.graph.input]
-    made = {t for stage in block.stages for t in _made(model, stage.nodes)}
     with Spool(memory_limit) as wanted:
-        power = _keep(calibration, block.leaves, wanted)
+        leaves = _keep(calibration, block.leaves, wanted)
         targets = [
-            Target(name, Objective.MSE, _Batches(partial(_one, wanted, name), calibration.batches), mean)
-            for name, mean in power.items()
+            make_target(name, Objective.MSE, _Batches(partial(_one, wanted, name), calibration.batches))
+            for name in leaves
         ]
         found = tune_region(
             proto,
             block.layers,
             own,
-            {name: grid for name, grid in outputs.items() if name in made},
+            outputs,
             _Batches(partial(_some, calibration, read), calibration.batches),
-            targets,
+            lambda: targets,
             options,
             fixed,
             memory_limit=memory_limit,
@@ -88,16 +84,14 @@ def reconstructed(
     return {name: dataclasses.replace(solution, status=RECONSTRUCTED) for name, solution in found.layers.items()}
 
 
-def _keep(calibration: Calibration, leaves: Sequence[str], wanted: Spool) -> dict[str, float]:
-    """Write down what leaves the block in the float network; the power of each tensor, by name."""
-    power: dict[str, list[float]] = {}
+def _keep(calibration: Calibration, leaves: Sequence[str], wanted: Spool) -> list[str]:
+    """Write down what leaves the block in the float network; the names of the tensors that can be compared."""
+    made: dict[str, NDArray[np.generic]] = {}
     for batch in range(calibration.batches):
         arrays = calibration.exact(batch)
         made = {name: arrays[name] for name in leaves if np.issubdtype(arrays[name].dtype, np.floating)}
         wanted.put(batch, made)
-        for name, values in made.items():
-            power.setdefault(name, []).append(float(np.square(values.astype(np.float64)).mean()))
-    return {name: max(float(np.mean(parts)), SMALLEST_POWER) for name, parts in power.items()}
+    return list(made)
 
 
 def _one(spool: Spool, name: str, batch: int) -> NDArray[np.generic]:
@@ -124,8 +118,3 @@ class _Batches(Sequence[Any]):
         if index >= self._count:
             raise IndexError(index)  # ends an iteration
         return self._read(index)
-
-
-def _made(model: Model, nodes: Sequence[str]) -> list[str]:
-    wanted = set(nodes)
-    return [t.name for node in model.graph.nodes if node.name in wanted for t in node.outputs]

@@ -225,7 +225,7 @@ def test_a_network_with_a_fixed_batch_is_tuned_feed_by_feed() -> None:
     case = solved(model, [{"x": 3 * normal(20 + i, 2, 3, 8, 8)} for i in range(24)])
     moved = {**case.network.layers}
     moved["c0"] = replace(moved["c0"], bias=moved["c0"].bias + np.float32(0.5))
-    assert case.tune(replace(FAST, rate=0.03), moved).outcome is Outcome.TUNED
+    assert case.tune(replace(FAST, rate=0.03), moved, fixed=True).outcome is Outcome.TUNED
 
 
 def test_a_bias_behind_a_product_is_tuned() -> None:

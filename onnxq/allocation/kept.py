@@ -15,7 +15,7 @@ from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Refinement
 from onnxq.data import Feed
 from onnxq.ir.model import Model
-from onnxq.ir.save import to_proto, write_text
+from onnxq.ir.save import identity, write_text
 from onnxq.version import VERSION
 
 TABLE = "table.json"
@@ -58,7 +58,7 @@ def kept_problem(
 
 def _identity(model: Model, feeds: Sequence[Feed], config: Config, options: Measuring) -> Iterator[bytes]:
     """Everything that tables depend on."""
-    yield to_proto(model).SerializeToString(deterministic=True)
+    yield from identity(model)
     plain = Config()
     measured = dataclasses.replace(
         config,
@@ -68,6 +68,8 @@ def _identity(model: Model, feeds: Sequence[Feed], config: Config, options: Meas
         mode=plain.mode,
         refinement=Refinement(),
         tuning=None,
+        reconstruct=plain.reconstruct,
+        reconstruction=plain.reconstruction,
         para_normalise=plain.para_normalise,
     )
     yield json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()

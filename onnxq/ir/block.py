@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper
 
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.ir.save import IR_OF_OPSET
+from onnxq.ir.part import part_model, set_ends
 from onnxq.ir.stage import Stage, reads
 
 MOST_LAYERS = 16
@@ -66,18 +65,10 @@ def block_model(model: Model, block: Block, types: Mapping[str, np.dtype[np.gene
     """
     wanted = {name for stage in block.stages for name in stage.nodes}
     nodes = [node for node in model.graph.nodes if node.name in wanted]
-    graph = gs.Graph(
-        nodes=nodes, opset=model.graph.opset, import_domains=model.graph.import_domains, name=block.layers[0].name
-    )
-    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
-    del proto.graph.value_info[:]
     made = {t.name for node in nodes for t in node.outputs}
     read = dict.fromkeys(t.name for node in nodes for t in reads(node) if t.name in types and t.name not in made)
-    proto.graph.input.extend(
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(types[name]), None) for name in read
-    )
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in block.leaves)
+    proto = part_model(model, wanted, block.layers[0].name)
+    set_ends(proto, {name: types[name] for name in read}, block.leaves)
     return proto
 
 

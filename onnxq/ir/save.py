@@ -15,7 +15,7 @@ from onnxq.errors import OutputError
 from onnxq.ir.load import write_header
 from onnxq.ir.model import Model
 from onnxq.ir.order import subgraphs
-from onnxq.ir.size import fits_one_message
+from onnxq.ir.size import fits_one_message, without_large_weights
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
 IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
@@ -28,6 +28,15 @@ def to_proto(model: Model) -> onnx.ModelProto:
     proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
     write_header(proto, model.header)
     return proto
+
+
+def identity(model: Model) -> Iterator[bytes]:
+    """Everything a model consists of, piece by piece, for one message holds 2 GiB at most."""
+    proto = to_proto(model)
+    graph = without_large_weights(proto)
+    yield graph.SerializeToString(deterministic=True)
+    held = {t.name for t in graph.graph.initializer}
+    yield from (t.SerializeToString(deterministic=True) for t in proto.graph.initializer if t.name not in held)
 
 
 def _drop_twins(graph: onnx.GraphProto, outer: set[str]) -> None:

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.ir.save import IR_OF_OPSET
+from onnxq.ir.part import part_model, set_ends
 from onnxq.quant.spec import QuantParams
 
 QUANTISED_INPUT = "{}/for/{}"
@@ -121,15 +121,7 @@ def stage_model(
             the constant's and the layer's or node's name.
         quantisers: tensors to quantise to 8 or 16 bits where they are made.
     """
-    wanted = set(stage.nodes)
-    graph = gs.Graph(
-        nodes=[n for n in model.graph.nodes if n.name in wanted],
-        opset=model.graph.opset,
-        import_domains=model.graph.import_domains,
-        name=f"stage {stage.depth}",
-    )
-    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
+    proto = part_model(model, set(stage.nodes), f"stage {stage.depth}")
     inputs = {name: types[name] for name in stage.reads}
     layer_of = {layer.name: layer for layer in stage.layers}
     for node in proto.graph.node:
@@ -144,12 +136,7 @@ def stage_model(
             _replace(proto.graph, node, node.name, constants)
     for name, params in quantisers.items():
         _quantise(proto.graph, name, params)
-    proto.graph.input.extend(
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)
-        for name, dtype in inputs.items()
-    )
-    del proto.graph.value_info[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    set_ends(proto, inputs, outputs)
     return proto
 
 

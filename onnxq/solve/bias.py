@@ -88,6 +88,7 @@ def tune_biases(
     feeds: Sequence[Feed],
     options: Tuning,
     *,
+    fixed: bool = False,
     memory_limit: int = 2**30,
     seed: int = 0,
     tick: Tick = lambda steps: None,
@@ -101,26 +102,18 @@ def tune_biases(
         outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
         feeds: calibration batches that can be read again; every eighth sample is held out.
         options: how long and how fast.
+        fixed: the network takes batches of one size only.
         memory_limit: bytes that a step may take, roughly.
         seed: of the samples drawn.
         tick: called with the number of steps made since the last call.
     """
-    keep = partial(BiasTuning, dict(solutions), np.nan, np.nan, 0)
-    lacking = unsupported(model)
-    if lacking:
-        return keep(Outcome.UNSUPPORTED, "; ".join(map(str, lacking)))
-    try:
-        targets = find_targets(model, feeds, options.objective)
-    except UnsupportedError as error:
-        return keep(Outcome.UNSUPPORTED, str(error))
-    fixed = _fixed_batch(model)
     return tune_region(
         model,
         layers,
         solutions,
         outputs,
         feeds,
-        targets,
+        partial(find_targets, model, feeds, options.objective),
         options,
         fixed,
         memory_limit=memory_limit,
@@ -135,7 +128,7 @@ def tune_region(
     solutions: Solutions,
     outputs: Mapping[str, QuantParams],
     feeds: Sequence[Feed],
-    targets: Sequence[Target],
+    find: Callable[[], Sequence[Target]],
     options: Tuning,
     fixed: bool,
     *,
@@ -151,7 +144,7 @@ def tune_region(
         solutions: theirs, by layer name.
         outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
         feeds: what the part reads in the quantised network; every eighth sample is held out.
-        targets: what it makes in the float network, for each feed.
+        find: what it makes in the float network, for each feed.
         options: how long and how fast.
         fixed: the network takes batches of one size only.
         memory_limit: bytes that a step may take, roughly.
@@ -162,9 +155,10 @@ def tune_region(
     lacking = unsupported(model)
     if lacking:
         return keep(Outcome.UNSUPPORTED, "; ".join(map(str, lacking)))
-    if not targets or not any(has_bias(layer, solutions[layer.name]) for layer in layers):
-        return keep(Outcome.NO_OUTPUT)
     try:
+        targets = find()
+        if not targets or not any(has_bias(layer, solutions[layer.name]) for layer in layers):
+            return keep(Outcome.NO_OUTPUT)
         program = read_program(model)
         rows = _rows(program, layers, feeds[0], options.rows, memory_limit)
         batches = Batches(feeds, [t.values for t in targets], rows, fixed, seed)
@@ -186,13 +180,6 @@ def _rates(unknowns: Unknowns, options: Tuning) -> Unknowns:
         integers=dict.fromkeys(unknowns.integers, jnp.float32(options.integer_rate)),
         input=dict.fromkeys(unknowns.input, jnp.float32(options.input_rate)),
     )
-
-
-def _fixed_batch(model: onnx.ModelProto) -> bool:
-    """Whether an input has a batch size of its own, which nodes of the graph may rely on."""
-    held = {t.name for t in model.graph.initializer}
-    shapes = [i.type.tensor_type.shape.dim for i in model.graph.input if i.name not in held]
-    return any(not shape or shape[0].dim_value > 0 for shape in shapes)
 
 
 def _rows(program: Program, layers: Sequence[Layer], feed: Feed, wanted: int, memory_limit: int) -> int:

@@ -53,6 +53,12 @@ class Target:
         return error.reshape(error.shape[0], -1).mean(axis=1) if error.ndim else error[None]
 
 
+def make_target(tensor: str, objective: Objective, values: Sequence[NDArray[np.generic]]) -> Target:
+    """A target of values that are gone through once for their power."""
+    power = float(np.mean([np.square(v.astype(np.float64)).mean() for v in values]))
+    return Target(tensor, objective, values, max(power, SMALLEST_POWER))
+
+
 def find_targets(model: onnx.ModelProto, feeds: Sequence[Feed], objective: Literal["mse", "kl"]) -> tuple[Target, ...]:
     """The floating-point outputs of a model, and what the float network makes of the feeds.
 
@@ -70,10 +76,9 @@ def find_targets(model: onnx.ModelProto, feeds: Sequence[Feed], objective: Liter
     for name in names:
         values = [m[name] for m in made]
         if np.issubdtype(values[0].dtype, np.floating):
-            power = float(np.mean([np.mean(np.square(v.astype(np.float64))) for v in values]))
             scores = values[0].ndim == 2 and values[0].shape[1] > 1
             chosen = Objective.KL if objective == "kl" and scores else Objective.MSE
-            targets.append(Target(name, chosen, values, max(power, SMALLEST_POWER)))
+            targets.append(make_target(name, chosen, values))
     return tuple(targets)
 
 
