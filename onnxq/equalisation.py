@@ -5,7 +5,7 @@ layers that read it, which leaves those with fewer steps of theirs. With range m
 power, step Δx of the tensor and Δw_n of an output channel, a layer's output noise is about
 
     Σ_nc W_nc²/s_c² · Δx²/12   +   Σ_n Δw_n²/12 · Σ_c s_c² E[x_c²],
-    Δx = min( max_c s_c m_c, W(3·4^a) √(mean_c s_c² E[x_c²]) ) / (2^a − 1),
+    Δx = min( max_c s_c m_c, W(3·4^a) √(mean_c s_c² E[x_c²]) ) / (2^a − 1)    (at 8 bits the first of the two),
     Δw_n = max_c |W_nc|/s_c / (2^(w−1) − 1)
 
 W is Lambert's function: a grid of few bits does not reach to the largest value, and b·W(3·4^a) is where it ends
@@ -44,6 +44,11 @@ LARGEST_FACTOR = 32.0
 
 CLIP_ROOM = 1.25
 """Room left below a clip over the largest value observed."""
+
+
+UNCLIPPED_BITS = 8
+"""A grid of so many bits is taken to reach to the largest value: Laplace's tails say too little of the few values that
+it would clip."""
 
 
 def equalised(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
@@ -133,8 +138,10 @@ def input_step(largest: Array, power: Array, bits: int) -> float:
     """
     if bits == FLOAT_BITS:
         return 0.0
-    end = float(np.sqrt(power.mean()) * np.real(lambertw(3.0 * 4.0**bits)))
-    return min(float(largest.max()), end) / float(2**bits - 1)
+    end = float(largest.max())
+    if bits < UNCLIPPED_BITS:
+        end = min(end, float(np.sqrt(power.mean()) * np.real(lambertw(3.0 * 4.0**bits))))
+    return end / float(2**bits - 1)
 
 
 def weight_noise(weight: Array, power: Array, bits: int) -> float:

@@ -1,0 +1,159 @@
+"""Equalised channels: the same function, clips respected, and a noise formula that experiment confirms."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxq.config import make_config
+from onnxq.equalisation import LARGEST_FACTOR, best_factors, equalised, input_step, relative_noise, weight_noise
+from onnxq.execute.channels import ChannelStatistics, channel_statistics
+from onnxq.execute.ort import Session
+from onnxq.ir.layer import find_layers
+from onnxq.ir.linear_form import weight_matrix
+from onnxq.ir.load import load
+from onnxq.ir.model import Model
+from onnxq.ir.save import to_proto
+from onnxq.passes.equalise import equalise, find_groups, observed_ranks
+from onnxq.passes.prepare import prepare
+from onnxq.plan import make_plan
+
+BLOCK = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,5,4,4] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w0, b0)
+    r = Relu(a)
+    m = Conv<pads=[1,1,1,1], group=8>(r, w1, b1)
+    c = Clip(m, zero, six)
+    p = Conv(c, w2, b2)
+    s = Add(p, r)
+    q = MaxPool<kernel_shape=[2,2], strides=[2,2]>(s)
+    y = Conv(q, w3, b3)
+}"""
+"""A residual block with a depthwise convolution, a ReLU6 and a pooling: r, s and q must be scaled alike."""
+
+
+def block() -> Model:
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(BLOCK)
+    reach = np.geomspace(0.02, 1.0, 8).astype(np.float32)  # channels of very different ranges
+    shapes = {"w0": (8, 3, 3, 3), "w1": (8, 1, 3, 3), "w2": (8, 8, 1, 1), "w3": (5, 8, 1, 1)}
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    values |= {f"b{i}": rng.normal(size=len(values[f"w{i}"])).astype(np.float32) for i in range(4)}
+    values["w0"] *= reach[:, None, None, None]
+    values["b0"] *= reach
+    values |= {"zero": np.zeros((), np.float32), "six": np.full((), 6, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in values.items())
+    return prepare(load(model))
+
+
+def images(count: int = 32, seed: int = 1) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).normal(size=(count, 3, 8, 8)).astype(np.float32)}
+
+
+def run(model: Model, feed: dict[str, np.ndarray], names: tuple[str, ...] = ("y",)) -> dict[str, np.ndarray]:
+    proto = to_proto(model)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != "y")
+    return Session(proto, "a network").run(feed, list(names))
+
+
+def test_tensors_that_share_channels_are_found_with_all_who_make_and_read_them() -> None:
+    model = block()
+    found = {frozenset(la.output for la in g.makers): g for g in find_groups(model, find_layers(model)[0])}
+    around, inside = found[frozenset({"a", "p"})], found[frozenset({"m"})]
+    assert {la.output for la in around.readers} == {"m", "y"}
+    assert {la.output for la in inside.readers} == {"p"}
+    assert inside.clips == (("c", 6.0),) and not around.clips
+    assert len(found) == 2
+
+
+def test_any_factors_leave_the_function_as_it_was() -> None:
+    model, feed = block(), images()
+    groups = find_groups(model, find_layers(model)[0])
+    rng = np.random.default_rng(2)
+    # Before a clip none are moved here: how far a channel may be raised there is for the choice of factors.
+    factors = [np.ones(8, np.float32) if g.clips else rng.uniform(0.1, 10, 8).astype(np.float32) for g in groups]
+    changed = equalise(model, groups, factors)
+    (before,), (after,) = run(model, feed).values(), run(changed, feed).values()
+    # Float32 products in another order: a few units in the last place of the largest term.
+    np.testing.assert_allclose(after, before, rtol=0, atol=3e-6 * np.abs(before).max())
+    assert not np.array_equal(model.constant("w0"), changed.constant("w0"))
+
+
+@pytest.mark.parametrize("bits", [(8, 8), (4, 4)])
+def test_an_equalised_network_computes_the_same_also_beyond_the_samples_it_was_equalised_on(
+    bits: tuple[int, int],
+) -> None:
+    model = block()
+    config = make_config({"weights": bits[0], "activations": bits[1], "edge_bits": "same"})
+    changed = equalised(model, make_plan(model, config), [images()])
+    other = images(64, seed=9)
+    (before,), (after,) = run(model, other).values(), run(changed, other).values()
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())
+
+
+def test_channels_come_towards_one_range_and_none_is_pushed_into_a_clip() -> None:
+    model, feed = block(), images()
+    config = make_config({"weights": 16, "edge_bits": "same"})  # weights of steps enough for any factors
+    changed = equalised(model, make_plan(model, config), [feed])
+    before, after = (run(m, feed, ("r", "c")) for m in (model, changed))
+
+    def spread(values: np.ndarray) -> float:
+        reach = np.abs(values).max(axis=(0, 2, 3))
+        return float(reach.max() / reach.min())
+
+    assert spread(before["r"]) > 2 * spread(after["r"])
+    # A channel that does not reach the clip before does not reach it after.
+    free = before["c"].max(axis=(0, 2, 3)) < 6
+    assert (after["c"].max(axis=(0, 2, 3))[free] < 6).all()
+
+
+def test_factors_are_at_least_one_and_bounded_and_fall_with_the_bits_of_the_weights() -> None:
+    model = block()
+    layers = find_layers(model)[0]
+    group = next(g for g in find_groups(model, layers) if not g.clips)
+    statistics = channel_statistics(to_proto(model), observed_ranks(model, [group]), [images()])
+    weights = {r.name: weight_matrix(r, model.constant(r.weight)) for r in group.readers}
+
+    def factors(weight_bits: int) -> np.ndarray:
+        config = make_config({"weights": weight_bits, "activations": 8, "edge_bits": "same"})
+        planned = {p.layer.name: p for p in make_plan(model, config).layers}
+        return best_factors(group, statistics, planned, weights)
+
+    eight, two = factors(8), factors(2)
+    assert eight.min() >= 1 and eight.max() <= LARGEST_FACTOR
+    assert two.max() < eight.max()
+
+
+def test_noise_of_a_layer_is_that_of_rounding_its_inputs_and_weights() -> None:
+    model = block()
+    layer = next(la for la in find_layers(model)[0] if la.output == "y")
+    plan = next(p for p in make_plan(model, make_config({"edge_bits": "same"})).layers if p.layer.output == "y")
+    rng = np.random.default_rng(3)
+    weight = rng.uniform(-1, 1, (1, 8, 1000)).astype(np.float32)  # of many channels, for the errors' average
+    x = rng.uniform(0, np.linspace(0.5, 2, 8), (2000, 8)).astype(np.float32)
+    factors = np.geomspace(4, 1, 8).astype(np.float32)
+    statistics = ChannelStatistics(largest=x.max(axis=0), power=np.square(x).mean(axis=0))
+    scaled, w = x * factors, weight[0] / factors[:, None]
+    step, steps = scaled.max() / 255, np.abs(w).max(axis=0) / 127
+    error = (np.rint(scaled / step) * step) @ (np.rint(w / steps) * steps) - scaled @ w
+    signal = (np.square(weight[0]) * statistics.power[:, None]).sum() * len(x)
+    # The largest weight of each channel has no error of its own, one in eight.
+    expected = float(np.square(error).sum() / signal)
+    assert relative_noise(layer, weight, statistics, factors, plan) == pytest.approx(expected, rel=0.1)
+
+
+def test_a_grid_of_few_bits_ends_before_the_largest_value_and_one_of_eight_at_it() -> None:
+    largest, power = np.array([10.0], np.float32), np.array([0.5], np.float32)
+    assert input_step(largest, power, 8) == pytest.approx(10 / 255)
+    assert input_step(largest, power, 32) == 0.0
+    # Banner et al. give the best end at 4 bits as 5.03 b for values of both signs: one bit of ours is their sign.
+    assert 15 * input_step(largest, power, 4) < 10
+    assert 3 * input_step(largest, power, 2) < 15 * input_step(largest, power, 4)
+
+
+def test_noise_of_weights_is_a_twelfth_of_their_squared_step_for_each_power() -> None:
+    weight = np.array([[[1.0, -0.5], [0.25, 0.5]]], np.float32)
+    power = np.array([[2.0, 3.0]], np.float32)
+    expected = 5 * ((1.0 / 7) ** 2 + (0.5 / 7) ** 2) / 12
+    assert weight_noise(weight, power, 4) == pytest.approx(expected, rel=1e-6)
