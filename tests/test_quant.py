@@ -12,7 +12,7 @@ from scipy import optimize
 from onnxq.quant.affine import dequantize, fake_quantize, quantize
 from onnxq.quant.histogram import HALF_BINS, Histogram
 from onnxq.quant.saturation import exact_scale, without_saturation
-from onnxq.quant.scale_search import SMALLEST_SCALE, activation_params, weight_scale
+from onnxq.quant.scale_search import CLIP_RATIOS, SMALLEST_SCALE, activation_params, weight_scale
 from onnxq.quant.solution import (
     INT32_ROOM,
     LayerSolution,
@@ -198,6 +198,28 @@ def test_the_weight_scale_is_within_5_percent_of_a_dense_search(bits: int, weigh
         reach = np.abs(w[channel]).max() / spec.qmax
         best = min(error(channel, float(s)) for s in np.geomspace(0.02, 1, 4000) * reach)
         assert error(channel, float(found[channel])) <= 1.05 * best
+
+
+@given(
+    w=hnp.arrays(np.float32, (3, 12), elements=st.floats(-100, 100, width=16)),
+    h=hnp.arrays(np.float32, (3, 12), elements=st.floats(0, 10, width=16)),
+    bits=st.integers(2, 8),
+    floor=st.sampled_from([None, 0.01, 3.0]),
+)
+def test_no_candidate_that_is_left_out_would_have_been_better(
+    w: np.ndarray, h: np.ndarray, bits: int, floor: float | None
+) -> None:
+    spec, least = weight_spec(bits), None if floor is None else np.full(3, floor, np.float32)
+    found = weight_scale(w, spec, h, least)
+    reach = np.maximum(w.max(axis=1) / spec.qmax, w.min(axis=1) / spec.qmin)
+
+    def error(scale: np.ndarray) -> np.ndarray:
+        gap = dequantize(quantize(w, scale[:, None], 0, spec.qmin, spec.qmax), scale[:, None], 0) - w
+        return (h * gap * gap).sum(axis=1, dtype=np.float64)
+
+    for ratio in CLIP_RATIOS:
+        scale = np.maximum((reach * ratio).astype(np.float32), SMALLEST_SCALE if least is None else least)
+        assert (error(found) <= error(scale)).all()
 
 
 @given(w=hnp.arrays(np.float32, (3, 8), elements=st.floats(-100, 100, width=16)), power=st.integers(-8, 8))

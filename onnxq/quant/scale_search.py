@@ -6,6 +6,8 @@ clipping for resolution. The error of a candidate is evaluated, not modelled.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +60,11 @@ def weight_scale(
 def _channel_scale(
     weight: NDArray[np.float32], spec: QuantSpec, h: NDArray[np.float32], floor: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
-    """All candidates, or some first and then the neighbours of each channel's best."""
+    """All candidates, or some first and then the neighbours of each channel's best.
+
+    Candidates are tried from the widest range down. Once clipping a channel's extremes costs more by itself than its
+    best candidate does altogether, narrower ones can only be worse: they are left out.
+    """
     step = COARSE if weight.shape[1] >= SMOOTH else 1
     reach = np.maximum(weight.max(axis=1) / spec.qmax, weight.min(axis=1) / spec.qmin)
     least = SMALLEST_SCALE if floor is None else np.maximum(floor, SMALLEST_SCALE)
@@ -68,20 +74,51 @@ def _channel_scale(
     def scale_of(index: NDArray[np.intp]) -> NDArray[np.float32]:
         return np.asarray(np.maximum((reach * CLIP_RATIOS[index]).astype(np.float32), least), np.float32)
 
-    def attempt(index: NDArray[np.intp]) -> None:
-        nonlocal best, error
-        scale = scale_of(index)[:, None]
-        gap = dequantize(quantize(weight, scale, 0, spec.qmin, spec.qmax), scale, 0) - weight
-        trial = (h * gap * gap).sum(axis=1, dtype=np.float64)
-        better = trial < error
-        best, error = np.where(better, index, best), np.where(better, trial, error)
+    def attempt(rows: NDArray[np.intp], index: NDArray[np.intp]) -> None:
+        w = weight if len(rows) == len(weight) else weight[rows]
+        importance = h if len(h) == 1 or len(rows) == len(weight) else h[rows]
+        scale = scale_of(index)[rows, None]
+        gap = dequantize(quantize(w, scale, 0, spec.qmin, spec.qmax), scale, 0) - w
+        trial = (importance * gap * gap).sum(axis=1, dtype=np.float64)
+        better = trial < error[rows]
+        best[rows[better]], error[rows[better]] = index[rows[better]], trial[better]
 
+    everyone = np.arange(len(weight))
+    extremes = _Extremes.of(weight, h)
     for coarse in range(last, -1, -step):
-        attempt(np.full(len(weight), coarse))
-    centre = best
+        index = np.full(len(weight), coarse)
+        open_ones = np.flatnonzero(extremes.clipped(scale_of(index), spec) <= error)
+        if not len(open_ones):
+            break
+        attempt(open_ones, index)
+    centre = best.copy()
     for offset in (o for o in range(1 - step, step) if o):
-        attempt((centre + offset).clip(0, last))
+        attempt(everyone, (centre + offset).clip(0, last))
     return scale_of(best)
+
+
+@dataclass(frozen=True)
+class _Extremes:
+    """The largest and the smallest weight of each channel with their importance, (channels,) each."""
+
+    largest: NDArray[np.float32]
+    smallest: NDArray[np.float32]
+    of_largest: NDArray[np.float32]
+    of_smallest: NDArray[np.float32]
+
+    @staticmethod
+    def of(weight: NDArray[np.float32], h: NDArray[np.float32]) -> _Extremes:
+        rows, importance = np.arange(len(weight)), np.broadcast_to(h, weight.shape)
+        top, bottom = weight.argmax(axis=1), weight.argmin(axis=1)
+        return _Extremes(weight[rows, top], weight[rows, bottom], importance[rows, top], importance[rows, bottom])
+
+    def clipped(self, scale: NDArray[np.float32], spec: QuantSpec) -> NDArray[np.float64]:
+        """What clipping one of them costs at least, (channels,)."""
+        above = np.maximum(self.largest - scale.astype(np.float64) * spec.qmax, 0)
+        below = np.maximum(scale.astype(np.float64) * spec.qmin - self.smallest, 0)
+        # A hair less, for the trial itself is of float32 numbers.
+        cost: NDArray[np.float64] = np.maximum(self.of_largest * above**2, self.of_smallest * below**2)
+        return cost * (1 - 1e-5)
 
 
 def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
