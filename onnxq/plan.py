@@ -115,7 +115,7 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
             )
             continue
         integer = layer.op == "Conv" and bits.activations == 8 and config.integer_weights(bits.weights)
-        block = _block(layer, bits, config)
+        block = block_of(layer, bits, config)
         planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer, block))
     products = find_products(model) if max(config.attention, config.activations) <= 8 else ()
     outputs = find_places(model, planned, products, config)
@@ -125,7 +125,7 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
     return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model), known)
 
 
-def _block(layer: Layer, bits: Candidate, config: Config) -> int | None:
+def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:
     """Inputs of a matrix that share a scale: as configured, or less where that does not divide them."""
     if layer.window is not None or config.block is None or not config.blocked(bits.weights, bits.activations):
         return None

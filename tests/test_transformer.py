@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,8 +11,18 @@ from onnx import TensorProto
 from small_models import DRIFT
 from small_transformer import DECOMPOSED, FUSED, encoder, sentences
 
+from onnxq.allocation.choices import make_choices
+from onnxq.allocation.cost.placeholder import placeholder_model
+from onnxq.allocation.sensitivity import measure_sensitivities
+from onnxq.candidate import Candidate
 from onnxq.config import Config
+from onnxq.ir.layer import Layer, find_layers
+from onnxq.ir.load import load
+from onnxq.passes.prepare import prepare
 from onnxq.pipeline import Result, quantize
+from onnxq.quant.solution import LayerSolution
+from onnxq.solve.layer import solve_layer
+from onnxq.solve.problem import LayerProblem
 from onnxq.verify import audit_bits, verify
 
 KEPT_DB = {(8, 8): 32, (4, 8): 16, (4, 32): 17}
@@ -90,3 +102,40 @@ def test_parallel_mode_quantises_the_same_places() -> None:
     assert [(b.name, b.weight_bits, b.activation_bits) for b in first] == [
         (b.name, b.weight_bits, b.activation_bits) for b in second
     ]
+
+
+def test_kinds_of_quantisation_are_mixed_within_the_size_of_the_file() -> None:
+    model = encoder()
+    whole = model.ByteSize()
+    config = Config(weights=4, edge_bits="same", candidates=("w4a8", "w8a8", "w4a32"), table_samples=16)
+    least = quantised(model, replace(config, candidates=("w4a8",), budget=("loss=1e9",))).model.ByteSize()
+    result = quantised(model, replace(config, budget=(f"size={(least + 0.05 * whole) / whole:.4f}",)))
+    assert result.model.ByteSize() <= least + 0.051 * whole
+    chosen = result.report.allocation or {}
+    assert len(set(chosen["choice"].values())) > 1
+    assert all(check.ok for check in verify(model, result.model, [sentences(seed=3)]).loads)
+
+
+@pytest.mark.parametrize("bits", [Candidate(4, 8), Candidate(8, 8), Candidate(4, 32)])
+def test_a_predicted_size_holds_for_tables_and_for_scales_of_blocks(bits: Candidate) -> None:
+    model = prepare(load(encoder(), minimum_opset=21))
+    config = Config(weights=bits.weights, activations=bits.activations, edge_bits="same", equalise=False)
+    choice = {layer.name: bits for layer in find_layers(model)[0]}
+    predicted, plan = placeholder_model(model, config, choice)
+    assert plan.tables and all(p.block == (32 if bits == Candidate(4, 32) else None) for p in plan.layers)
+    assert predicted.ByteSize() == pytest.approx(quantised(encoder(), config).model.ByteSize(), rel=0.01)
+
+
+def test_weights_alone_are_measured_with_the_scales_of_blocks_that_they_will_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, seen = prepare(load(encoder(), minimum_opset=21)), set()
+
+    def watched(layer: Layer, problem: LayerProblem, *rest: object) -> LayerSolution:
+        seen.add((problem.weight_spec.bits, problem.block))
+        return solve_layer(layer, problem, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("onnxq.allocation.sensitivity.solve_layer", watched)
+    choices = make_choices(model, (Candidate(4, 32), Candidate(8, 8)), Config(edge_bits="same"))
+    measure_sensitivities(model, choices, [sentences()], Config(edge_bits="same"))
+    assert seen == {(4, 32), (8, None)}

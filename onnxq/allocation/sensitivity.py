@@ -32,7 +32,7 @@ from onnxq.execute.frontier import passed
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, split_stages
-from onnxq.plan import make_plan
+from onnxq.plan import block_of, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
@@ -196,7 +196,10 @@ class _Walk:
             shared = fitted_input(make_problem(layer, weight, bias, FLOAT_BITS, grid, rows, alone, target=rules))
             ground = lay_groundwork(shared) if self._config.second_order else None
             for candidate in (c for c in candidates if c.activations == bits):
-                problem = make_problem(layer, weight, bias, candidate.weights, shared.input, rows, False, target=rules)
+                block = block_of(layer, candidate, self._config)
+                problem = make_problem(
+                    layer, weight, bias, candidate.weights, shared.input, rows, False, block=block, target=rules
+                )
                 found[candidate] = solve_layer(layer, problem, self._config, self._config.seed, ground)
         return {c: found[c] for c in candidates}
 

@@ -18,6 +18,11 @@ ENTRIES_AT_ONCE = 1 << 18
 """Entries searched in one go: their temporaries stay in the cache."""
 
 
+def scale_columns(bits: int, columns: int, *, blocked: bool) -> int:
+    """Columns of a table that share a scale; the arguments are those of :func:`solve_table`."""
+    return BLOCK if bits == 4 and blocked and columns % BLOCK == 0 else columns
+
+
 def solve_table(name: str, values: NDArray[np.float32], bits: int, *, blocked: bool) -> TableSolution:
     """Quantise a table.
 
@@ -28,7 +33,7 @@ def solve_table(name: str, values: NDArray[np.float32], bits: int, *, blocked: b
         blocked: 4-bit rows may have several scales.
     """
     rows, columns = values.shape
-    size = BLOCK if bits == 4 and blocked and columns % BLOCK == 0 else columns
+    size = scale_columns(bits, columns, blocked=blocked)
     spec = weight_spec(bits)
     blocks = values.reshape(-1, size)
     reach = np.maximum(blocks.max(axis=1) / spec.qmax, blocks.min(axis=1) / spec.qmin)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
@@ -13,9 +14,11 @@ from onnxq.emit.qdq import emit
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
-from onnxq.plan import Plan, make_plan
+from onnxq.plan import LayerPlan, Plan, TablePlan, make_plan
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
+from onnxq.quant.table import TableSolution
+from onnxq.solve.table import scale_columns
 from onnxq.target import Target
 
 REACH = np.float32(6.0)
@@ -33,10 +36,10 @@ def placeholder_model(model: Model, config: Config, choice: Mapping[str, Candida
     if all(candidate == FLOAT for candidate in choice.values()):
         return to_proto(model), Plan((), (), ())
     plan = make_plan(model, config, choice)
-    bits = {p.layer.name: Candidate(p.weights, p.activations) for p in plan.layers}
-    solutions = {p.layer.name: _solution(model, p.layer, bits[p.layer.name], config.rules) for p in plan.layers}
+    solutions = {p.layer.name: _solution(model, p, config.rules) for p in plan.layers}
     outputs = {q.tensor: _grid(q.bits, config.rules) for q in plan.outputs}
-    return emit(model, plan, solutions, outputs, config), plan
+    tables = {p.table.name: _table(p) for p in plan.tables}
+    return emit(model, plan, solutions, outputs, config, tables), plan
 
 
 def at_once(
@@ -59,22 +62,41 @@ def _grid(bits: int, target: Target) -> QuantParams:
     return QuantParams(spec, np.asarray(REACH / spec.qmax, np.float32), 0)
 
 
-def _solution(model: Model, layer: Layer, bits: Candidate, target: Target) -> LayerSolution:
-    weight, spec = model.constant(layer.weight), weight_spec(bits.weights)
-    axes = tuple(i for i in range(weight.ndim) if i != layer.channel_axis)
-    scale = np.maximum(np.abs(weight).max(axis=axes) / spec.qmax, np.float32(1e-6)).astype(np.float32)
-    scale = scale.max(keepdims=True) if target.layers[layer.op].one_scale else scale
-    shape = [-1 if i == layer.channel_axis else 1 for i in range(weight.ndim)]
-    integers = np.rint(weight / scale.reshape(shape)).clip(spec.qmin, spec.qmax).astype(np.int16)
+def _solution(model: Model, planned: LayerPlan, target: Target) -> LayerSolution:
+    layer, weight, spec = planned.layer, model.constant(planned.layer.weight), weight_spec(planned.weights)
+    scale = np.maximum(_reach(np.abs(weight), planned, target) / spec.qmax, np.float32(1e-6)).astype(np.float32)
+    if scale.ndim == 2 and planned.block:
+        every = scale.repeat(planned.block, axis=1 - layer.channel_axis)
+    else:
+        every = scale.reshape([-1 if i == layer.channel_axis else 1 for i in range(weight.ndim)])
+    integers = np.rint(weight / every).clip(spec.qmin, spec.qmax).astype(np.int16)
     biased = layer.bias is not None or layer.op != "MatMul"
     return LayerSolution(
         layer=layer.name,
         integers=integers,
         weight=QuantParams(spec, scale),
         bias=np.zeros(layer.channels, np.float32) if biased else None,
-        input=None if bits.activations == FLOAT_BITS else _grid(bits.activations, target),
+        input=None if planned.activations == FLOAT_BITS else _grid(planned.activations, target),
         loss_nearest=0.0,
         loss=0.0,
         status="placeholder",
         seconds=0.0,
     )
+
+
+def _reach(magnitude: NDArray[np.float32], planned: LayerPlan, target: Target) -> NDArray[np.float32]:
+    """Largest magnitude of the weights that share a scale: of a block of inputs, of a channel, or of all."""
+    axis = planned.layer.channel_axis
+    if planned.block:
+        inputs = 1 - axis
+        starts = np.arange(0, magnitude.shape[inputs], planned.block)
+        return np.asarray(np.maximum.reduceat(magnitude, starts, axis=inputs), np.float32)
+    reach = magnitude.max(axis=tuple(i for i in range(magnitude.ndim) if i != axis))
+    return np.asarray(reach.max(keepdims=True) if target.layers[planned.layer.op].one_scale else reach, np.float32)
+
+
+def _table(planned: TablePlan) -> TableSolution:
+    rows, columns = planned.table.shape
+    blocks = columns // scale_columns(planned.bits, columns, blocked=bool(planned.table.rank))
+    integers, scale = np.zeros((rows, columns), np.int8), np.ones((rows, blocks), np.float16)
+    return TableSolution(planned.table.name, planned.bits, integers, scale, np.float32(1))

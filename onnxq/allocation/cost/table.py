@@ -70,7 +70,7 @@ def _storage(model: Model, choices: Choices, config: Config, float_bytes: int) -
     size, packed = (np.full(choices.open.shape, math.nan) for _ in range(2))
     open_ = {la.name: choices.of(la.name) for la in layers}
     described = sum(1 + 3 + v.ByteSize() for v in plain.graph.value_info)  # not written to emitted models
-    rest = plain.ByteSize() - described - sum(in_float.values())
+    rests = []
     for j, candidate in enumerate(columns):
         if candidate == FLOAT:
             size[:, j] = packed[:, j] = [in_float[la.name] for la in layers]
@@ -78,11 +78,13 @@ def _storage(model: Model, choices: Choices, config: Config, float_bytes: int) -
         given = at_once(layers, open_, candidate)
         proto, _ = placeholder_model(model, config, given)
         stored = layer_bytes(proto, layers, kept)
-        rest = max(rest, proto.ByteSize() - sum(stored.values()))
+        rests.append(proto.ByteSize() - sum(stored.values()))
         for i, layer in enumerate(layers):
             if given[layer.name] == candidate:
                 size[i, j] = stored[layer.name]
                 packed[i, j] = stored[layer.name] - _container(layer, candidate, config) + _ideal(layer, candidate)
+    # Tables are quantised as soon as one layer is: the float rest counts only where every layer stays in float.
+    rest = max(rests, default=plain.ByteSize() - described - sum(in_float.values()))
     size[~choices.open] = packed[~choices.open] = math.nan
     return CostTable(
         tuple(la.name for la in layers),
