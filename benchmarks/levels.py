@@ -7,7 +7,9 @@
 Every network is quantised with first and last layers at 8 bits. Its predictions, where its output is class scores,
 are compared between the levels, and the difference of the outputs with the quantisation error itself: a model that
 has lost most of its accuracy answers many questions by a hair, and any last bit decides them. The share of an
-operator is the difference that comes from its integer kernels alone (`operators.py`), over the error.
+operator is the difference that comes from its integer kernels alone (`operators.py`), over the error. Beside it stands
+what the smallest change of the input, one step in one value, makes of the unoptimised model: two computations of a
+network that differ in a last bit cannot be expected to be closer than that.
 
 Results go to OUT.json and OUT.md with the machine, the versions and the commit; rows that are there are not made again.
 """
@@ -26,7 +28,7 @@ from typing import Any
 import onnx
 import record
 from accuracy import Network, chosen_networks
-from operators import by_operator
+from operators import by_operator, one_step
 
 from onnxq.config import make_config
 from onnxq.data import Feed, samples_in
@@ -44,6 +46,7 @@ HEAD = (
     "SQNR to float: unoptimised, default, dB",
     "levels apart / error",
     "of which by operator",
+    "one input step / error",
     "seconds",
 )
 
@@ -69,6 +72,8 @@ class Row:
             outputs, on the first samples.
         evaluated: samples.
         seconds: to quantise.
+        one_step: root mean square of what one step in one input value of each of those samples changes in the
+            unoptimised model, relative to the outputs; None where no input is quantised where it stands.
     """
 
     network: str
@@ -83,6 +88,7 @@ class Row:
     operators: dict[str, float]
     evaluated: int
     seconds: float
+    one_step: float | None = None
 
 
 def measure(network: Network, bits: str, samples: int, evaluation: int, **options: Any) -> Row:
@@ -110,6 +116,7 @@ def measure(network: Network, bits: str, samples: int, evaluation: int, **option
         operators=by_operator(model, few),
         evaluated=evaluation,
         seconds=seconds,
+        one_step=one_step(model, few),
     )
 
 
@@ -155,6 +162,7 @@ def _cells(row: Row) -> list[str]:
         f"{_told(row.unoptimised_db)}, {_told(row.default_db)}",
         "–" if share is None else f"{share:.2f}",
         ", ".join(f"{op} {part:.2f}" for op, part in sorted(parts.items(), key=lambda p: -p[1]) if part >= 0.005),
+        "–" if row.one_step is None or not error else f"{row.one_step / error:.2f}",
         f"{row.seconds:.0f}",
     ]
 
