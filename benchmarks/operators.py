@@ -27,16 +27,8 @@ FLOAT_KERNELS = "float kernels"
 
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
 _NO_ARITHMETIC = {
-    "Cast",
-    "Constant",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Shape",
-    "Slice",
-    "Squeeze",
-    "Transpose",
+    *("Cast", "Constant", "Flatten", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose"),
+    *("Clip", "Relu"),  # kernels of layers take them in: given out, they would keep the layers in float
 }
 
 
