@@ -37,13 +37,23 @@ HEAD = ("network", "bits", "preset", "KL, nats", "top-1 float → quantised", "s
 
 @dataclass(frozen=True)
 class Network:
-    """A network with data; ``evaluation`` gives batches of inputs, ``labels`` all labels in their order."""
+    """A network with data.
+
+    Attributes:
+        name: of the rows.
+        model: where it lies.
+        calibration: so many samples, in batches.
+        evaluation: batches of inputs.
+        labels: all labels in their order; empty where ``scores`` is False.
+        scores: whether its output is a score for each class.
+    """
 
     name: str
     model: Path
     calibration: Callable[[int], Any]
     evaluation: Callable[[], Iterable[Any]]
     labels: Callable[[], np.ndarray]
+    scores: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,8 +86,8 @@ def bundled_network() -> Network:
     )
 
 
-def described_networks(folder: Path, names: list[str]) -> list[Network]:
-    """Networks with labels from a folder's ``cases.py``."""
+def described_networks(folder: Path, names: list[str], *, pairs: bool = False) -> list[Network]:
+    """Networks with labels from a folder's ``cases.py``, and those judged by pairs of inputs if they are wanted."""
     spec = importlib.util.spec_from_file_location("cases", folder / "cases.py")
     assert spec and spec.loader, f"{folder} has no cases.py"
     module = importlib.util.module_from_spec(spec)
@@ -93,13 +103,29 @@ def described_networks(folder: Path, names: list[str]) -> list[Network]:
             lambda: np.concatenate([labels for _, labels in case.evaluation()]),
         )
 
-    chosen = {n: c for n, c in module.CASES.items() if c.metric == "top1" and (not names or n in names)}
-    return [network(name, case) for name, case in chosen.items()]
+    def of_pairs(name: str, case: Any) -> Network:
+        return Network(
+            name,
+            case.model,
+            case.calibration,
+            lambda: (side for pair, _ in case.evaluation() for side in pair),
+            lambda: np.empty(0, np.int64),
+            scores=False,
+        )
+
+    chosen = {n: c for n, c in module.CASES.items() if not names or n in names}
+    return [
+        network(name, case) if case.metric == "top1" else of_pairs(name, case)
+        for name, case in chosen.items()
+        if case.metric == "top1" or pairs
+    ]
 
 
-def chosen_networks(assets: Path | None, names: str) -> list[Network]:
+def chosen_networks(assets: Path | None, names: str, *, pairs: bool = False) -> list[Network]:
     """Networks of a folder, all or those named with commas between; the bundled one without a folder."""
-    return described_networks(assets, [n for n in names.split(",") if n]) if assets else [bundled_network()]
+    if assets is None:
+        return [bundled_network()]
+    return described_networks(assets, [n for n in names.split(",") if n], pairs=pairs)
 
 
 def measure(network: Network, bits: str, samples: int, **options: Any) -> Row:

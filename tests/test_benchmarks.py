@@ -11,7 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import pytest
+from small_models import build
 from small_problems import problem
 
 from onnxq.candidate import Candidate
@@ -120,6 +122,48 @@ def test_greedy_keeps_its_limit_and_the_programme_loses_no_more_at_its_price(ben
         (candidate,) = set(wide.choice.values())
         assert wide.costs["size"] <= limit < size.sum(axis=0)[EIGHTS.index(candidate) + 1 :].min(initial=np.inf)
     assert choosers.greedy(found, "size", 1.0) is choosers.programme(found, "size", 1.0) is None
+
+
+def test_differences_between_levels_are_told_as_shares_of_the_error_by_operator(benchmark: Find) -> None:
+    levels = benchmark("levels")
+    row = levels.Row(
+        "net",
+        "w8a8",
+        ("disable", "basic", "extended"),
+        97.5,
+        90.0,
+        89.5,
+        20.0,
+        19.9,
+        40.0,
+        {"Conv": 0.05, "Add": 1e-6},
+        64,
+        3.0,
+        0.02,
+    )
+    told = levels.markdown([row]).splitlines()[-1]
+    # Error 10^(-20/20) = 0.1 of the outputs, levels 0.01 apart.
+    assert told == "| net | W8A8 | 3 of 4 | 97.5 | 90.0, 89.5 | 20.0, 19.9 | 0.10 | Conv 0.50 | 0.20 | 3 |"
+
+
+def test_without_a_difference_no_operator_has_a_share(benchmark: Find) -> None:
+    operators = benchmark("operators")
+    model = build(
+        """(float[N,4] x) => (float[N,3] y) {
+            q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  m = MatMul(d, w)
+            p = QuantizeLinear(m, s, z)  y = DequantizeLinear(p, s, z) }""",
+        s=np.float32(0.5),
+        z=np.uint8(128),
+        w=np.eye(4, 3, dtype=np.float32),
+    )
+    feeds = [{"x": np.arange(-8, 8, dtype=np.float32).reshape(4, 4)}]
+    assert operators.by_operator(model, feeds) == {operators.FLOAT_KERNELS: 0, "MatMul": 0}
+    # One value of each of four samples moves by a half; three of four columns reach the output.
+    assert 0 < operators.one_step(model, feeds) <= 0.5 * 2 / np.sqrt(np.square(feeds[0]["x"][:, :3]).sum())
+    inner = onnx.ModelProto.FromString(model.SerializeToString())
+    inner.graph.node[0].input[0] = "r"
+    inner.graph.node.insert(0, onnx.helper.make_node("Relu", ["x"], ["r"]))
+    assert operators.one_step(inner, feeds) is None
 
 
 def test_rows_of_other_settings_are_not_gone_on_with(benchmark: Find, tmp_path: Path) -> None:

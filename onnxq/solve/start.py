@@ -16,8 +16,9 @@ from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, qu
 from onnxq.solve.second_order import closing_bias, fitted_scale, propagate_rounding
 
 Array = NDArray[np.float32]
-GRID_ROWS = 1024
-"""Rows on which grids of the input are compared."""
+GRID_ROWS, GRID_VALUES = 1024, 2**18
+"""Rows on which grids of the input are compared, at least: of narrow layers as many as hold so many values, for what is
+lost beyond the ends of a range hangs on few of them."""
 
 GRID_STEPS = (1.25, 1.08, 1.02)
 """Factors by which an end of the input's range is moved at a time."""
@@ -54,8 +55,9 @@ def fitted_input(problem: LayerProblem) -> LayerProblem:
     grid = problem.input
     if grid is None or not problem.fit_input or grid.spec.bits > 8:  # a 16-bit grid has clipping to lose alone
         return problem
-    rows = np.flatnonzero(problem.train)
-    x = problem.x[:, rows[:: -(-len(rows) // GRID_ROWS)]]
+    groups, count, inputs = problem.x.shape
+    # Rows held back count too: two ends fit no noise, but one that leaves out the largest values clips them.
+    x = problem.x[:, :: -(-count // max(GRID_ROWS, GRID_VALUES // (groups * inputs)))]
 
     def error(candidate: QuantParams) -> float:
         gap = quantised_rows(x, candidate) - x
