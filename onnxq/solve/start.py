@@ -16,9 +16,9 @@ from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, qu
 from onnxq.solve.second_order import closing_bias, fitted_scale, propagate_rounding
 
 Array = NDArray[np.float32]
-GRID_ROWS, GRID_VALUES = 1024, 2**18
-"""Rows on which grids of the input are compared, at least: of narrow layers as many as hold so many values, for what is
-lost beyond the ends of a range hangs on few of them."""
+GRID_ROWS, GRID_VALUES = 1024, 2**15
+"""Rows on which grids of the input are compared, at most: of narrow layers as many as hold so many values, for what is
+lost beyond the ends of a range hangs on few of them. Where there are no more, those held back count too."""
 
 GRID_STEPS = (1.25, 1.08, 1.02)
 """Factors by which an end of the input's range is moved at a time."""
@@ -56,8 +56,9 @@ def fitted_input(problem: LayerProblem) -> LayerProblem:
     if grid is None or not problem.fit_input or grid.spec.bits > 8:  # a 16-bit grid has clipping to lose alone
         return problem
     groups, count, inputs = problem.x.shape
-    # Rows held back count too: two ends fit no noise, but one that leaves out the largest values clips them.
-    x = problem.x[:, :: -(-count // max(GRID_ROWS, GRID_VALUES // (groups * inputs)))]
+    enough = max(GRID_ROWS, GRID_VALUES // (groups * inputs))
+    rows = np.arange(count) if count <= enough else np.flatnonzero(problem.train)
+    x = problem.x[:, rows[:: -(-len(rows) // enough)]]
 
     def error(candidate: QuantParams) -> float:
         gap = quantised_rows(x, candidate) - x
