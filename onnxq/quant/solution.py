@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,21 @@ class LayerSolution:
 
     def dequantized(self, axis: int) -> NDArray[np.float32]:
         """The real weights that the integers stand for, in the stored shape."""
-        scale = self.weight.scale
-        if scale.ndim == 2:
-            inputs = 1 - axis
-            scale = np.repeat(scale, self.integers.shape[inputs] // scale.shape[inputs], axis=inputs)
-            return self.integers.astype(np.float32) * scale
-        shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]
-        return self.integers.astype(np.float32) * scale.reshape(shape)
+        return self.integers.astype(np.float32) * beside_weights(self.weight.scale, self.integers.shape, axis)
+
+
+def beside_weights(scale: NDArray[np.float32], shape: Sequence[int], axis: int) -> NDArray[np.float32]:
+    """Scales in a form that multiplies stored weights.
+
+    Args:
+        scale: one for each entry of the channel axis, or for each block of inputs of a matrix as well.
+        shape: of the weights.
+        axis: of their channels.
+    """
+    if scale.ndim == 2:
+        inputs = 1 - axis
+        return np.repeat(scale, shape[inputs] // scale.shape[inputs], axis=inputs)
+    return scale.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
 def bias_scale(

@@ -15,7 +15,7 @@ from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.plan import LayerPlan, Plan, TablePlan, make_plan
-from onnxq.quant.solution import LayerSolution
+from onnxq.quant.solution import LayerSolution, beside_weights
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
 from onnxq.quant.table import TableSolution
 from onnxq.solve.table import scale_columns
@@ -65,11 +65,8 @@ def _grid(bits: int, target: Target) -> QuantParams:
 def _solution(model: Model, planned: LayerPlan, target: Target) -> LayerSolution:
     layer, weight, spec = planned.layer, model.constant(planned.layer.weight), weight_spec(planned.weights)
     scale = np.maximum(_reach(np.abs(weight), planned, target) / spec.qmax, np.float32(1e-6)).astype(np.float32)
-    if scale.ndim == 2 and planned.block:
-        every = scale.repeat(planned.block, axis=1 - layer.channel_axis)
-    else:
-        every = scale.reshape([-1 if i == layer.channel_axis else 1 for i in range(weight.ndim)])
-    integers = np.rint(weight / every).clip(spec.qmin, spec.qmax).astype(np.int16)
+    steps = weight / beside_weights(scale, weight.shape, layer.channel_axis)
+    integers = np.rint(steps).clip(spec.qmin, spec.qmax).astype(np.int16)
     biased = layer.bias is not None or layer.op != "MatMul"
     return LayerSolution(
         layer=layer.name,
