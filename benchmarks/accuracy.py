@@ -17,7 +17,7 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 import record
 
 from onnxq.config import make_config
-from onnxq.data import read_feeds, read_labels
+from onnxq.data import read_feeds, read_labels, samples_in
 from onnxq.ir.load import load
 from onnxq.models import bundled
 from onnxq.pipeline import quantize
@@ -126,6 +126,16 @@ def chosen_networks(assets: Path | None, names: str, *, pairs: bool = False) -> 
     if assets is None:
         return [bundled_network()]
     return described_networks(assets, [n for n in names.split(",") if n], pairs=pairs)
+
+
+def first_batches(feeds: Iterable[Any], samples: int) -> Iterator[Any]:
+    """Whole batches until they hold so many samples."""
+    taken = 0
+    for feed in feeds:
+        yield feed
+        taken += samples_in(feed)
+        if taken >= samples:
+            return
 
 
 def measure(network: Network, bits: str, samples: int, **options: Any) -> Row:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import Network, chosen_networks
+from accuracy import Network, chosen_networks, first_batches
 from agreement import likeness, prediction
 from allocation_rows import FRONT, Record, Row, choice_of
 from choosers import greedy, programme, uniform, uniformly
@@ -37,6 +37,7 @@ from onnxq.allocation.problem import AllocationProblem, problem_from_json
 from onnxq.allocation.tabulate import Measuring
 from onnxq.candidate import Candidate
 from onnxq.config import make_config
+from onnxq.data import samples_in
 from onnxq.pipeline import quantize, sensitivity
 from onnxq.verify import verify
 
@@ -76,13 +77,8 @@ def judge(network: Network, how: str, budget: float | None, found: BitAllocation
 
 def limited(network: Network, most: int) -> tuple[Iterator[Any], np.ndarray]:
     """The first samples of the evaluation set, whole batches, with their labels."""
-    feeds, count = [], 0
-    for feed in network.evaluation():
-        feeds.append(feed)
-        count += len(next(iter(feed.values())))
-        if count >= most:
-            break
-    return iter(feeds), network.labels()[:count]
+    feeds = list(first_batches(network.evaluation(), most))
+    return iter(feeds), network.labels()[: sum(map(samples_in, feeds))]
 
 
 def tables(network: Network, method: str, args: Any) -> tuple[AllocationProblem, float]:

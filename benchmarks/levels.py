@@ -20,18 +20,18 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import record
-from accuracy import Network, chosen_networks
+from accuracy import Network, chosen_networks, first_batches
 from operators import by_operator, one_step
 
 from onnxq.config import make_config
-from onnxq.data import Feed, samples_in
+from onnxq.data import Feed
 from onnxq.pipeline import quantize
 from onnxq.verify import LEVELS, check_levels
 from onnxq.verify.fidelity import OutputMeter
@@ -98,10 +98,10 @@ def measure(network: Network, bits: str, samples: int, evaluation: int, **option
     began = time.perf_counter()
     model = quantize(network.model, network.calibration(samples), config).model
     seconds = time.perf_counter() - began
-    few = list(_first(network.evaluation(), min(evaluation, FEW)))
+    few = list(first_batches(network.evaluation(), min(evaluation, FEW)))
     loads = tuple(check.level for check in check_levels(model, few) if check.ok)
     unoptimised, default, apart = _meters(
-        network.model, model, _first(network.evaluation(), evaluation), network.scores
+        network.model, model, first_batches(network.evaluation(), evaluation), network.scores
     )
     return Row(
         network=network.name,
@@ -132,16 +132,6 @@ def _meters(fp32: Path, quantized: onnx.ModelProto, feeds: Iterable[Feed], score
         for meter, (exact, found) in zip(meters, pairs, strict=True):
             meter.add(made[exact], made[found])
     return [meter.result() for meter in meters]
-
-
-def _first(feeds: Iterable[Feed], samples: int) -> Iterator[Feed]:
-    """Whole batches until they hold so many samples."""
-    taken = 0
-    for feed in feeds:
-        yield feed
-        taken += samples_in(feed)
-        if taken >= samples:
-            return
 
 
 def markdown(rows: Sequence[Row]) -> str:
