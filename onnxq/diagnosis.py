@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxq.errors import ModelError, OnnxqError
+from onnxq.errors import InputError, ModelError
 from onnxq.execute.ort import Session
 from onnxq.ir.size import fits_one_message
 
@@ -26,7 +26,7 @@ def diagnosed(model: str | Path | onnx.ModelProto) -> Iterator[None]:
     """
     try:
         yield
-    except OnnxqError:
+    except InputError:
         raise
     except Exception as error:
         # protobuf takes any bytes for a name, and onnxruntime does not look at those of subgraphs.

@@ -2,9 +2,10 @@
 
 onnxruntime's fusions differ from version to version, and one of them may go wrong on a form that all others run. The
 trace of the gate names a layer or a quantised tensor. What is tried then, one after the other: the layer's 4-bit
-weights stored in bytes, which changes no number; its output left in float for whoever reads it; its input left in
-float. What is left in float is more precise than asked for, but not what was asked for: the report counts those
-layers among the missed. A fault that outlives all this is raised.
+weights stored in bytes, and its matrix stored so that no kernel rounds its float input, neither of which changes a
+number; its output left in float for whoever reads it; its input left in float. What is left in float is more precise
+than asked for, but not what was asked for: the report counts those layers among the missed. A fault that outlives all
+this is raised.
 
 Only the default target is mended: the others have their forms prescribed.
 """
@@ -71,6 +72,7 @@ class _Mending:
     def __init__(self, plan: Plan, network: NetworkSolution, config: Config) -> None:
         self._plan, self._network, self._config = plan, network, config
         self._whole: set[str] = set()
+        self._apart: set[str] = set()
         self._in_float: set[str] = set()
         self.told: list[Remark] = []
 
@@ -83,7 +85,8 @@ class _Mending:
             for p in self._plan.layers
         }
         outputs = {t: grid for t, grid in self._network.outputs.items() if t not in self._in_float}
-        return emit(model, self._plan, solutions, outputs, self._config, self._network.tables, whole=self._whole)
+        forms = {"whole": self._whole, "apart": self._apart}
+        return emit(model, self._plan, solutions, outputs, self._config, self._network.tables, **forms)
 
     def remedy(self, found: FirstDifference) -> bool:
         """Take the next safer form for what is to blame; False where there is none left."""
@@ -93,12 +96,22 @@ class _Mending:
             self._whole.add(layer.name)
             self.told.append(Remark(layer.name, f"its weights take a byte each: in onnxruntime, {found}"))
             return True
+        if layer is not None and self._beside_float(layer) and layer.name not in self._apart:
+            self._apart.add(layer.name)
+            told = f"its weights are kept from a kernel that rounds its input: in onnxruntime, {found}"
+            self.told.append(Remark(layer.name, told))
+            return True
         for tensor in (self._tensor(found), *((layer.activated, layer.input) if layer else ())):
             if tensor in self._quantised() - self._in_float:
                 self._in_float.add(tensor)
                 self.told.append(Remark(tensor, f"this tensor is left in float: in onnxruntime, {found}"))
                 return True
         return False
+
+    def _beside_float(self, layer: Layer) -> bool:
+        """Whether a matrix with a scale a channel reads floats, which onnxruntime may round at its own discretion."""
+        solution = self._network.layers[layer.name]
+        return layer.op in ("Gemm", "MatMul") and solution.input is None and solution.weight.scale.ndim < 2
 
     def _quantised(self) -> set[str]:
         inputs = (p.layer.input for p in self._plan.layers if self._network.layers[p.layer.name].input is not None)

@@ -253,3 +253,13 @@ def test_pads_stand_for_the_output_shape_of_a_transposed_convolution(
     model = rewrite(build(text, k=normal(0, 2, 3, kernel, kernel)), explicit_padding)
     (node,) = model.graph.nodes
     assert "output_shape" not in node.attrs and sum(node.attrs["pads"]) == 2 * cut
+
+
+def test_the_output_shape_of_one_transposed_convolution_is_known_to_the_next() -> None:
+    text = """(float[N,2,5,5] x) => (float[N,h,v,w] y) {
+        t = ConvTranspose<output_shape = [11,11], strides = [2,2]>(x, k)
+        y = ConvTranspose<output_shape = [10,12]>(t, m)
+    }"""
+    model = rewrite(build(text, k=normal(0, 2, 3, 4, 4), m=normal(1, 3, 1, 3, 3)), explicit_padding)
+    assert [sum(node.attrs["pads"]) for node in model.graph.nodes] == [2, 4]
+    assert not any("output_shape" in node.attrs for node in model.graph.nodes)

@@ -164,8 +164,8 @@ def breaking(model: onnx.ModelProto, tensor: str) -> None:
 def corrupted(monkeypatch: pytest.MonkeyPatch, cure: str) -> None:
     """Let the emitted model be wrong behind a until the cure is there."""
 
-    def faulty(*given: Any, whole: Any = ()) -> onnx.ModelProto:
-        made = emit(*given, whole=whole)
+    def faulty(*given: Any, whole: Any = (), **forms: Any) -> onnx.ModelProto:
+        made = emit(*given, whole=whole, **forms)
         quantised = any(n.op_type == "QuantizeLinear" and n.input[0] == "a" for n in made.graph.node)
         if quantised and not (cure == "whole" and "c0" in whole):
             breaking(made, "a")
@@ -203,6 +203,17 @@ def test_weights_in_half_bytes_are_stored_in_whole_ones_first(monkeypatch: pytes
     before = next(numpy_helper.to_array(t) for t in plain.graph.initializer if t.name == "w0/quantized")
     np.testing.assert_array_equal(stored["w0/quantized"], before.astype(int))
     assert any(note.reason.startswith("its weights take a byte each") for note in result.report.notes)
+
+
+def test_weights_beside_floats_are_kept_from_kernels_that_round_the_floats_too_far() -> None:
+    text = "(float[2,2] x) => (float[2,1] y) { y = Gemm(x, w, b) }"
+    weight, bias = np.array([[-0.2452], [0.3646]], np.float32), np.array([-0.1133], np.float32)
+    model = build(text, opset=21, w=weight, b=bias)
+    nearly = np.random.default_rng(0).uniform(0.01, 0.1, (64, 1)).astype(np.float32)
+    samples = np.hstack([1 + 0.6725 * nearly, 0.6725 + nearly]).astype(np.float32)  # what w makes of it is nearly 0
+    result = quantize(model, samples, Config(weights=8, activations=32))
+    assert all(check.ok and (check.relative_rms or 0.0) < 0.05 for check in result.report.loads)
+    assert result.report.ok
 
 
 def test_a_fault_that_cannot_be_mended_ends_the_run_with_the_node_s_name(monkeypatch: pytest.MonkeyPatch) -> None:

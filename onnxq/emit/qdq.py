@@ -55,6 +55,7 @@ def emit(
     config: Config,
     tables: Mapping[str, TableSolution] | None = None,
     whole: Container[str] = (),
+    apart: Container[str] = (),
 ) -> onnx.ModelProto:
     """The quantised model.
 
@@ -66,6 +67,7 @@ def emit(
         config: the container of small weights, and the target.
         tables: solutions of ``plan.tables`` by the name of their nodes.
         whole: layers whose weights take a byte each whatever the container.
+        apart: layers whose matrices take the form of rule 4 whatever their inputs' bits.
     """
     writer = _Writer(to_proto(model), config.rules)
     for name, params in outputs.items():
@@ -77,7 +79,8 @@ def emit(
         if solution.weight.scale.ndim == 2:
             writer.quantise_blocks(layer, solution)
         else:
-            writer.quantise_weight(layer, solution, packed(solution, config) and layer.name not in whole)
+            two_a_byte = packed(solution, config) and layer.name not in whole
+            writer.quantise_weight(layer, solution, two_a_byte, layer.name in apart)
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
     proto = writer.finish()
@@ -122,7 +125,7 @@ class _Writer:
             self._pairs[key] = self._pair(layer.input, layer.input, params, None)
         self._nodes[layer.name].input[0] = self._pairs[key]
 
-    def quantise_weight(self, layer: Layer, solution: LayerSolution, two_a_byte: bool) -> None:
+    def quantise_weight(self, layer: Layer, solution: LayerSolution, two_a_byte: bool, apart: bool) -> None:
         """Store the integers behind a DequantizeLinear, or floats on their grid before a QuantizeLinear too."""
         bits, integers, zero = solution.weight.spec.bits, solution.integers, 0
         if bits == 8 and self._target.layers[layer.op].unsigned:
@@ -135,7 +138,7 @@ class _Writer:
         else:
             stored = integers.astype(np.int8)
         scale, axis = solution.weight.scale, layer.channel_axis
-        if solution.input is not None and solution.input.spec.bits == 16:
+        if apart or (solution.input is not None and solution.input.spec.bits == 16):
             stored, axis = self._apart(layer, stored)
         if solution.weight.spec.granularity is Granularity.PER_TENSOR:
             scale = scale.reshape(())

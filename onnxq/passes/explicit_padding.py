@@ -29,6 +29,7 @@ def explicit_padding(model: Model) -> Model:
         if op_of(node) not in ("Conv", "ConvTranspose") or (mode == "NOTSET" and "output_shape" not in node.attrs):
             continue
         pads = _pads(node, mode)
+        _set_shape(node)
         if pads is None:
             what = "output_shape" if "output_shape" in node.attrs else f"auto_pad={mode}"
             why = f"the size of {node.inputs[0].name!r} is open, or the padding negative"
@@ -61,6 +62,16 @@ def _pads(node: gs.Node, mode: str) -> list[int] | None:
         begins.append(total // 2 if mode == "SAME_UPPER" else total - total // 2)
         ends.append(total - begins[-1])
     return [int(p) for p in (*begins, *ends)]
+
+
+def _set_shape(node: gs.Node) -> None:
+    """Write down the shape that output_shape gives: onnx infers one without batch and channels from it."""
+    wanted, axes = node.attrs.get("output_shape"), len(node.inputs[1].shape or ()) - 2
+    if wanted and axes > 0 and len(wanted) >= axes:
+        batch = (node.inputs[0].shape or [None])[0]
+        channels = node.inputs[1].shape[1]
+        if isinstance(channels, int):
+            node.outputs[0].shape = [batch, channels * node.attrs.get("group", 1), *wanted[-axes:]]
 
 
 def _of_conv(node: gs.Node, sizes: Sequence[int | None], reaches: Sequence[int]) -> list[int | None]:
