@@ -8,7 +8,15 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxq.config import make_config
-from onnxq.equalisation import LARGEST_FACTOR, best_factors, equalised, input_step, relative_noise, weight_noise
+from onnxq.equalisation import (
+    LARGEST_FACTOR,
+    PROPAGATED,
+    best_factors,
+    equalised,
+    input_step,
+    relative_noise,
+    weight_noise,
+)
 from onnxq.execute.channels import ChannelStatistics, channel_statistics
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
@@ -157,3 +165,18 @@ def test_noise_of_weights_is_a_twelfth_of_their_squared_step_for_each_power() ->
     power = np.array([[2.0, 3.0]], np.float32)
     expected = 5 * ((1.0 / 7) ** 2 + (0.5 / 7) ** 2) / 12
     assert weight_noise(weight, power, 4) == pytest.approx(expected, rel=1e-6)
+
+
+def test_noise_of_few_bits_counts_for_the_part_that_propagation_leaves() -> None:
+    model = block()
+    layer = next(la for la in find_layers(model)[0] if la.output == "y")
+    weight = weight_matrix(layer, model.constant(layer.weight))
+    statistics = ChannelStatistics(largest=np.ones(8, np.float32), power=np.full(8, 0.25, np.float32))
+    none = np.ones(8, np.float32)
+
+    def noise(bits: int) -> float:
+        config = make_config({"weights": bits, "activations": 32, "edge_bits": "same"})
+        plan = next(p for p in make_plan(model, config).layers if p.layer.output == "y")
+        return relative_noise(layer, weight, statistics, none, plan)
+
+    assert noise(4) / noise(8) == pytest.approx(PROPAGATED * (127 / 7) ** 2, rel=1e-5)
