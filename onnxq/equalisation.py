@@ -55,13 +55,14 @@ PROPAGATED = 0.3
 most layers beside 16-bit inputs. Between 0.1 and 0.5 results differ little."""
 
 
-def equalised(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
+def equalised(model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: bool = True) -> Model:
     """The same function with the channels of its tensors brought towards one range.
 
     Args:
         model: prepared; not changed.
         plan: the layers and their bits.
         feeds: a few samples, for the ranges.
+        second_order: the rounding of weights will propagate its error.
     """
     groups = find_groups(model, [p.layer for p in plan.layers])
     if not groups:
@@ -69,7 +70,8 @@ def equalised(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
     statistics = channel_statistics(to_proto(model), observed_ranks(model, groups), feeds)
     planned = {p.layer.name: p for p in plan.layers}
     weights = {r.name: weight_matrix(r, model.constant(r.weight)) for g in groups for r in g.readers}
-    factors = [best_factors(group, statistics, planned, weights) for group in groups]
+    share = PROPAGATED if second_order else 1.0
+    factors = [best_factors(group, statistics, planned, weights, share) for group in groups]
     return equalise(model, groups, factors)
 
 
@@ -78,6 +80,7 @@ def best_factors(
     statistics: Mapping[str, ChannelStatistics],
     planned: Mapping[str, LayerPlan],
     weights: Mapping[str, Array],
+    share: float = PROPAGATED,
 ) -> Array:
     """The factors of a group at the strength of least noise, (channels,).
 
@@ -86,11 +89,12 @@ def best_factors(
         statistics: of the group's observed tensors, by name.
         planned: bits by layer name.
         weights: of the group's readers in the solver's form, by layer name.
+        share: of the noise of weights below 8 bits that counts.
     """
 
     def noise(factors: Array) -> float:
         return sum(
-            relative_noise(reader, weights[reader.name], statistics[reader.input], factors, planned[reader.name])
+            relative_noise(reader, weights[reader.name], statistics[reader.input], factors, planned[reader.name], share)
             for reader in group.readers
         )
 
@@ -107,7 +111,12 @@ def channel_factors(group: Group, statistics: Mapping[str, ChannelStatistics], s
 
 
 def relative_noise(
-    layer: Layer, weight: Array, statistics: ChannelStatistics, factors: Array, plan: LayerPlan
+    layer: Layer,
+    weight: Array,
+    statistics: ChannelStatistics,
+    factors: Array,
+    plan: LayerPlan,
+    share: float = PROPAGATED,
 ) -> float:
     """Output noise of a layer behind equalised inputs, relative to its signal; the formula above.
 
@@ -117,6 +126,7 @@ def relative_noise(
         statistics: of the tensor it reads.
         factors: of the tensor's channels, (channels,).
         plan: its bits.
+        share: of the noise of weights below 8 bits that counts.
     """
     taps = math.prod(layer.window.kernel) if layer.window else 1
     groups = weight.shape[0]
@@ -128,9 +138,9 @@ def relative_noise(
     step = input_step(factors * statistics.largest, np.square(factors) * statistics.power, plan.activations)
     of_inputs = np.square(scaled).sum(axis=1) * step**2 / 12
     of_weights = weight_noise(scaled, (np.square(rows(factors)) * power)[..., 0], plan.weights)
-    share = PROPAGATED if plan.weights < UNCLIPPED_BITS else 1.0
+    counted = share if plan.weights < UNCLIPPED_BITS else 1.0
     signal = (np.square(weight) * power).sum()
-    return float((of_inputs.sum() + share * of_weights) / max(float(signal), 1e-30))
+    return float((of_inputs.sum() + counted * of_weights) / max(float(signal), 1e-30))
 
 
 def input_step(largest: Array, power: Array, bits: int) -> float:

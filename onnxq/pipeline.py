@@ -143,7 +143,7 @@ def _run(
     gate = feeds.first(GATE_SAMPLES)
     with clock.stage("equalise"):
         if config.equalise:
-            prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES))
+            prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES), second_order=config.second_order)
             give_back_freed_memory()
             # A weight that layers shared has a copy of another name for each.
             plan = make_plan(prepared, config, choice)

@@ -174,9 +174,10 @@ def test_noise_of_few_bits_counts_for_the_part_that_propagation_leaves() -> None
     statistics = ChannelStatistics(largest=np.ones(8, np.float32), power=np.full(8, 0.25, np.float32))
     none = np.ones(8, np.float32)
 
-    def noise(bits: int) -> float:
+    def noise(bits: int, share: float) -> float:
         config = make_config({"weights": bits, "activations": 32, "edge_bits": "same"})
         plan = next(p for p in make_plan(model, config).layers if p.layer.output == "y")
-        return relative_noise(layer, weight, statistics, none, plan)
+        return relative_noise(layer, weight, statistics, none, plan, share)
 
-    assert noise(4) / noise(8) == pytest.approx(PROPAGATED * (127 / 7) ** 2, rel=1e-5)
+    assert noise(4, PROPAGATED) / noise(8, PROPAGATED) == pytest.approx(PROPAGATED * (127 / 7) ** 2, rel=1e-5)
+    assert noise(4, 1.0) / noise(8, 1.0) == pytest.approx((127 / 7) ** 2, rel=1e-5)

@@ -90,7 +90,7 @@ def equalised_for(model: Model, choice: Mapping[str, Candidate], feeds: Sequence
     """The model with its channels equalised for an allocation, where the configuration asks for it."""
     if not config.equalise or all(candidate == FLOAT for candidate in choice.values()):
         return model
-    return equalised(model, make_plan(model, config, choice), feeds)
+    return equalised(model, make_plan(model, config, choice), feeds, second_order=config.second_order)
 
 
 def tables_for(
