@@ -85,8 +85,16 @@ class _Mending:
             for p in self._plan.layers
         }
         outputs = {t: grid for t, grid in self._network.outputs.items() if t not in self._in_float}
-        forms = {"whole": self._whole, "apart": self._apart}
-        return emit(model, self._plan, solutions, outputs, self._config, self._network.tables, **forms)
+        return emit(
+            model,
+            self._plan,
+            solutions,
+            outputs,
+            self._config,
+            self._network.tables,
+            whole=self._whole,
+            apart=self._apart,
+        )
 
     def remedy(self, found: FirstDifference) -> bool:
         """Take the next safer form for what is to blame; False where there is none left."""
