@@ -117,9 +117,12 @@ class _Mending:
         return False
 
     def _beside_float(self, layer: Layer) -> bool:
-        """Whether a matrix with a scale a channel reads floats, which onnxruntime may round at its own discretion."""
-        solution = self._network.layers[layer.name]
-        return layer.op in ("Gemm", "MatMul") and solution.input is None and solution.weight.scale.ndim < 2
+        """Whether a matrix with a scale a channel reads floats, which onnxruntime may round at its own discretion.
+
+        A transposed one has the safe form already: to emit it again would change nothing.
+        """
+        solution, matrix = self._network.layers[layer.name], layer.op in ("Gemm", "MatMul") and not layer.transposed
+        return matrix and solution.input is None and solution.weight.scale.ndim < 2
 
     def _quantised(self) -> set[str]:
         inputs = (p.layer.input for p in self._plan.layers if self._network.layers[p.layer.name].input is not None)
