@@ -14,9 +14,10 @@ from typing import Any
 
 import onnx
 
+from onnxq.allocation.attempts import Attempt, account, carried_out, remark
 from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.allocation.kept import kept_problem
-from onnxq.allocation.mixed import Attempt, account, carried_out, choose, held_out, measured_loss, remark, tables_for
+from onnxq.allocation.mixed import choose, held_out, measured_loss, tables_for
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.tabulate import Measuring
 from onnxq.budget import parse_budgets
@@ -223,6 +224,10 @@ def _mixed(
                 place = folder and folder / "table"
                 problem = kept_problem(place, resume, prepared, kept, config, options, measure)
                 allocation = choose(prepared, problem, kept, config)
+
+        def choose_again(tables: AllocationProblem) -> BitAllocation:
+            return choose(prepared, tables, kept, config)
+
         judged = held_out(prepared, kept, first_feeds(kept, config.table_samples))
 
         def solve(found: BitAllocation) -> Attempt[Result]:
@@ -234,7 +239,7 @@ def _mixed(
             quantised = Quantised(run.network.layers, run.network.outputs)
             return Attempt(found, run.model, quantised, loss, run.result, error)
 
-        best, tried = carried_out(prepared, allocation, problem, kept, config, solve, progress)
+        best, tried = carried_out(allocation, problem, kept, config, solve, choose_again, progress)
     report = best.result.report
     report = dataclasses.replace(
         report,

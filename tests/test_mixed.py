@@ -16,11 +16,14 @@ from small_models import build, weight
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
+from onnxq.allocation.allocate import allocate
+from onnxq.allocation.attempts import Attempt, carried_out
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
-from onnxq.allocation.mixed import Attempt, carried_out
 from onnxq.allocation.problem import problem_from_json
 from onnxq.allocation.sensitivity import measure_sensitivities
 from onnxq.allocation.tables import SensitivityTable
+from onnxq.allocation.uniform import best_uniform
+from onnxq.budget import Budget
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.cli import main
 from onnxq.config import make_config
@@ -127,18 +130,66 @@ def test_an_allocation_that_loses_what_was_predicted_is_kept_and_another_is_solv
         return Attempt(allocation, None, None, next(losses), None)  # type: ignore[arg-type]
 
     others = iter([chosen(W4, W8, W8, loss=0.1), chosen(W8, W4, W8, loss=0.1), chosen(W8, W8, W4, loss=0.1)])
-    monkeypatch.setattr("onnxq.allocation.mixed._around", lambda *_: problem())
-    monkeypatch.setattr("onnxq.allocation.mixed.choose", lambda *_: next(others))
+    monkeypatch.setattr("onnxq.allocation.attempts._around", lambda *_: problem())
+    monkeypatch.setattr("onnxq.allocation.attempts.best_uniform", lambda *_: None)
     first = chosen(W4, W4, W4, loss=0.1)
-    best, rounds = carried_out(None, first, problem(), [], MIX, solve, lambda _: None)
+    best, rounds = carried_out(first, problem(), [], MIX, solve, lambda _: next(others), lambda _: None)
     assert (len(tried), best.loss) == (4, 0.5)
     assert rounds == ((0.1, 0.9), (0.1, 0.5), (0.1, 0.7), (0.1, 0.6))
     losses = iter([0.15])
-    best, rounds = carried_out(None, first, problem(), [], MIX, solve, lambda _: None)
+    best, rounds = carried_out(first, problem(), [], MIX, solve, lambda _: next(others), lambda _: None)
     assert rounds == ((0.1, 0.15),)
     losses = iter([0.9])
-    best, rounds = carried_out(None, first, None, [], MIX, solve, lambda _: None)  # nothing to choose again from
+    best, rounds = carried_out(
+        first, None, [], MIX, solve, lambda _: next(others), lambda _: None
+    )  # nothing to choose again from
     assert rounds == ((0.1, 0.9),)
+
+
+def test_a_uniform_allocation_that_is_predicted_close_is_solved_too_and_the_choice_made_around_it_if_it_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, rival, better = (chosen(*bits, loss=0.1) for bits in ((W4, W8, W8), (W4, W4, W4), (W8, W4, W4)))
+    measured = {str(first.choice): 0.1, str(rival.choice): 0.08, str(better.choice): 0.07}
+    around: list[Any] = []
+
+    def solve(allocation: BitAllocation) -> Attempt[None]:
+        return Attempt(allocation, None, None, measured[str(allocation.choice)], None)  # type: ignore[arg-type]
+
+    def note_reference(attempt: Attempt[None], *_: object) -> SensitivityTable:
+        around.append(attempt.allocation.choice)
+        return problem().sensitivity
+
+    def carry(rival: BitAllocation) -> tuple[Attempt[None], tuple[tuple[float, float], ...]]:
+        monkeypatch.setattr("onnxq.allocation.attempts.best_uniform", lambda *_: rival)
+        return carried_out(first, problem(), [], MIX, solve, lambda _: better, lambda _: None)
+
+    monkeypatch.setattr("onnxq.allocation.attempts._around", note_reference)
+    best, rounds = carry(rival)
+    assert (best.allocation, around) == (better, [rival.choice])
+    assert rounds == ((0.1, 0.1), (0.1, 0.08), (0.1, 0.07))
+    best, rounds = carry(dataclasses.replace(rival, loss=0.21))  # more than twice what the first is predicted to lose
+    assert (best.allocation, rounds) == (first, ((0.1, 0.1),))
+
+
+def test_the_best_uniform_allocation_keeps_the_budgets_and_gives_layers_without_the_candidate_their_own() -> None:
+    from small_problems import problem as small
+
+    candidates = (Candidate(2, 8), W4, W8)
+    nan = float("nan")
+    tables = small([[9, 3, 1], [9, 4, 1], [nan, nan, 2]], {"size": [[1, 2, 4], [1, 2, 4], [1, 2, 4]]}, candidates)
+
+    def within(size: float) -> BitAllocation | None:
+        return best_uniform(tables, lambda p: allocate(p, [Budget("size", size)]))
+
+    found = [within(size) for size in (12, 11, 7, 5)]
+    assert [f and [*f.choice.values()] for f in found] == [
+        [W8, W8, W8],
+        [W4, W4, W8],
+        [Candidate(2, 8), Candidate(2, 8), W8],
+        None,
+    ]
+    assert found[1] is not None and found[1].loss == 9
 
 
 def problem() -> onnxq.allocation.problem.AllocationProblem:

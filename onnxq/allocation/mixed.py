@@ -1,13 +1,10 @@
-"""Bits of every layer for one quantisation: measured, chosen, and held against what came of them."""
+"""Bits of every layer for one quantisation: measured and chosen, and the loss of what came of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -18,65 +15,26 @@ from onnxq.allocation.choices import find_agreements, make_choices
 from onnxq.allocation.cost.placeholder import placeholder_model
 from onnxq.allocation.output_loss import OutputLoss
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.sensitivity import Reference, measure_sensitivities
-from onnxq.allocation.tables import SensitivityTable
 from onnxq.allocation.tabulate import Measuring, one_run, tabulate
 from onnxq.budget import Budget, parse_budgets
 from onnxq.calibrate import HOLD_OUT
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
-from onnxq.data import Feed, first_feeds, samples_in, set_apart
+from onnxq.data import Feed, first_feeds, samples_in
 from onnxq.equalisation import equalised
-from onnxq.execute.chain import Quantised
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
-from onnxq.ir.model import Model, Remark
+from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
-
-Result = TypeVar("Result")
-
-ROUNDS = 3
-"""Times at most that sensitivities are measured again around a network that does not lose what was predicted."""
 
 FEWEST_HELD = 8
 """Samples held out from fitting below which a loss is measured on all."""
 
 SIZE_ROUNDS = 5
 """Times at most that an allocation whose file is too large is made again."""
-
-FACTOR = 2.0
-"""How far predicted and measured loss may be apart."""
-
-
-@dataclass(frozen=True)
-class Attempt(Generic[Result]):
-    """One allocation, carried out.
-
-    Attributes:
-        allocation: the bits, with their predicted loss.
-        model: prepared and equalised for these bits.
-        quantised: its solutions.
-        loss: measured on samples that the solvers did not fit, where there are enough.
-        result: whatever else came of it.
-        error: standard error of the measured loss.
-    """
-
-    allocation: BitAllocation
-    model: Model
-    quantised: Quantised
-    loss: float
-    result: Result
-    error: float = 0.0
-
-    @property
-    def as_predicted(self) -> bool:
-        """Whether predicted and measured loss agree within the factor, or the noise of the prediction."""
-        predicted, noise = self.allocation.loss, 2 * math.hypot(self.allocation.loss_error, self.error)
-        within = self.loss <= FACTOR * max(predicted, 0.0) and predicted <= FACTOR * max(self.loss, 0.0)
-        return within or abs(self.loss - predicted) <= noise
 
 
 def choice_for_all(model: Model, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
@@ -138,42 +96,6 @@ def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], conf
     return found
 
 
-def carried_out(
-    prepared: Model,
-    allocation: BitAllocation,
-    problem: AllocationProblem | None,
-    feeds: Sequence[Feed],
-    config: Config,
-    solve: Callable[[BitAllocation], Attempt[Result]],
-    progress: Listener,
-) -> tuple[Attempt[Result], tuple[tuple[float, float], ...]]:
-    """An allocation solved, and chosen again around what came of it where that is not what was predicted.
-
-    Args:
-        prepared: the model, not equalised.
-        allocation: the first choice.
-        problem: the tables it was made from; None to take it as it is.
-        feeds: samples that the tables were measured on.
-        config: candidates and budgets.
-        solve: carries an allocation out.
-        progress: told how far a measurement is.
-
-    Returns:
-        The attempt of least measured loss, and the predicted and measured loss of each in their order.
-    """
-    attempts = [solve(allocation)]
-    while problem is not None and not attempts[-1].as_predicted and len(attempts) <= ROUNDS:
-        last = attempts[-1]
-        around = _around(last, problem, feeds, config, progress)
-        again = choose(prepared, dataclasses.replace(problem, sensitivity=around), feeds, config)
-        if again.choice == last.allocation.choice:
-            attempts[-1] = dataclasses.replace(last, allocation=again)
-            break
-        attempts.append(solve(again))
-    best = min(attempts, key=lambda a: a.loss)
-    return best, tuple((a.allocation.loss, a.loss) for a in attempts)
-
-
 def held_out(model: Model, feeds: Iterable[Feed], otherwise: Sequence[Feed]) -> Sequence[Feed]:
     """The samples that the solvers keep back from fitting, on which a measured loss is not flattered.
 
@@ -212,41 +134,3 @@ def measured_loss(
     parts: list[NDArray[np.float64]] = [loss.of(i, quantised.run(feed, names)) for i, feed in enumerate(feeds)]
     each = np.concatenate(parts)
     return float(each.mean()), float(each.std() / math.sqrt(len(each)))
-
-
-def account(best: Attempt[Any], rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """What was chosen and what came of it, as plain values."""
-    return {
-        **best.allocation.to_dict(),
-        "measured_loss": best.loss if math.isfinite(best.loss) else None,
-        "rounds": [{"predicted": p, "measured": m} for p, m in rounds],
-    }
-
-
-def remark(best: Attempt[Any]) -> Remark:
-    """The same in a sentence."""
-    predicted, counts = best.allocation, Counter(map(str, best.allocation.choice.values()))
-    bits = ", ".join(f"{count} at {word}" for word, count in counts.most_common())
-    return Remark(
-        "allocation",
-        f"{bits}; loss {predicted.loss:.3g} ± {predicted.loss_error:.1g} predicted, {best.loss:.3g} measured",
-    )
-
-
-def _around(
-    attempt: Attempt[Any], problem: AllocationProblem, feeds: Sequence[Feed], config: Config, progress: Listener
-) -> SensitivityTable:
-    """The sensitivities of the network that an attempt made, in the columns of those it was chosen by."""
-    choices = make_choices(attempt.model, parse_candidates(config.candidates), config)
-    fitted, judged = set_apart(feeds, config.table_samples, whole=has_fixed_batch(attempt.model.inputs))
-    return measure_sensitivities(
-        attempt.model,
-        choices,
-        fitted,
-        config,
-        judged=judged,
-        method=problem.sensitivity.method,
-        metric=problem.sensitivity.metric,
-        reference=Reference(attempt.allocation.choice, attempt.quantised),
-        progress=progress,
-    )
