@@ -141,6 +141,7 @@ class Config:
         samples: calibration samples to use at most; all when None.
         equalise: bring the channels of a tensor to one range first, where the graph allows it exactly, and
             migrate range from the inputs of matrices into their weights.
+        bounded_influence: positions of far more power than the others count for less when a layer is fitted.
         second_order: start from error-propagating rounding instead of nearest rounding.
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
             in sequential mode.
@@ -170,6 +171,7 @@ class Config:
     block: Literal[16, 32, 64, 128, 256] | None = 32
     samples: Annotated[int, Field(ge=1)] | None = None
     equalise: bool = True
+    bounded_influence: bool = True
     second_order: bool = True
     para_normalise: bool = False
     refinement: Refinement = Field(default_factory=Refinement)

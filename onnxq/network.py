@@ -207,6 +207,7 @@ class _Walk:
             fit_input=readers == 1 and layer.input not in self.outputs,
             block=planned.block,
             target=self._config.rules,
+            bounded=self._config.bounded_influence,
         )
         solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
         self._checkpoint.save(solution)

@@ -27,6 +27,7 @@ def problem(groups: int = 1, **changes: object) -> LayerProblem:
         "x_float": x,
         "y": np.matmul(x, w) + b[:, None],
         "train": np.arange(ROWS) % 8 != 7,
+        "influence": np.ones(ROWS, np.float32),
         "weight": w,
         "bias": b,
         "low": 0.0,

@@ -110,7 +110,7 @@ def test_error_propagation_is_nearest_rounding_for_uncorrelated_inputs() -> None
 
 def test_moments_are_means_and_covariances() -> None:
     x, y = 3 + normal(0, 2, 500, 4), normal(1, 2, 500, 3)
-    m = moments(x, y)
+    m = moments(x, y, np.ones(x.shape[1], np.float32))
     for g in range(2):
         together = np.cov(x[g].T, y[g].T, bias=True)
         np.testing.assert_allclose(m.xx[g], together[:4, :4], atol=1e-5)
@@ -122,7 +122,7 @@ def test_moments_are_means_and_covariances() -> None:
 def test_the_least_squares_target_solves_the_ridge_regression_towards_the_float_weights(rows: int) -> None:
     x, w = normal(0, 2, rows, 6) + 1, normal(2, 2, 6, 3)
     y = np.matmul(x, w) + 0.3 * normal(3, 2, rows, 3)
-    m = moments(x, y)
+    m = moments(x, y, np.ones(x.shape[1], np.float32))
     h = damped(m.xx, 0.03)
     found = least_squares_target(factorise(h), missing(m, w), w)
     for g in range(2):
@@ -163,7 +163,7 @@ def test_a_scale_is_kept_where_the_integers_are_zero_or_the_fit_is_far_off() -> 
 def test_moments_and_closing_bias_give_the_mean_of_the_float_outputs(about_mean: bool) -> None:
     x, weight = 2 + normal(0, 2, 300, 6), np.round(2 * normal(1, 2, 6, 3))
     y = np.matmul(x, weight + 0.2) + 5
-    m = moments(x, y, about_mean=about_mean)
+    m = moments(x, y, np.ones(x.shape[1], np.float32), about_mean=about_mean)
     if about_mean:
         made = np.matmul(x, weight) + closing_bias(m, weight)[:, None]
         np.testing.assert_allclose(made.mean(axis=1), y.mean(axis=1), atol=2e-5)

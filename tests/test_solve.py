@@ -27,6 +27,7 @@ def problem(**changes: object) -> LayerProblem:
         "x_float": float_x,
         "y": np.matmul(float_x, w) + b[:, None],
         "train": np.arange(400) % 8 != 7,
+        "influence": np.ones(400, np.float32),
         "weight": w,
         "bias": b,
         "low": 0.0,
@@ -98,7 +99,8 @@ def test_the_fitted_input_grid_of_a_narrow_layer_does_not_clip_the_few_largest_v
     low, high = float(x.min()), float(x.max())
     whole = QuantParams(activation_spec(8), np.float32((high - low) / 255), round(-low / (high - low) * 255))
     train = np.arange(9000) % 8 != 7
-    p = problem(x=x, x_float=x, y=x, weight=np.eye(4, dtype=np.float32)[None], train=train, input=whole)
+    even = np.ones(len(train), np.float32)
+    p = problem(x=x, x_float=x, y=x, weight=np.eye(4, dtype=np.float32)[None], train=train, influence=even, input=whole)
     fitted = fitted_input(p).input
     assert fitted is not None
 

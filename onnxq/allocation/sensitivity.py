@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,14 +193,14 @@ class _Walk:
             if bits != FLOAT_BITS:
                 grid = activation_params(self._seen.histograms[layer.input], self._spec(bits))
             alone = self._readers[layer.input] == 1
-            rules = self._config.rules
-            shared = fitted_input(make_problem(layer, weight, bias, FLOAT_BITS, grid, rows, alone, target=rules))
+            posed = partial(
+                make_problem, layer, weight, bias, target=self._config.rules, bounded=self._config.bounded_influence
+            )
+            shared = fitted_input(posed(FLOAT_BITS, grid, rows, alone))
             ground = lay_groundwork(shared) if self._config.second_order else None
             for candidate in (c for c in candidates if c.activations == bits):
                 block = block_of(layer, candidate, self._config)
-                problem = make_problem(
-                    layer, weight, bias, candidate.weights, shared.input, rows, False, block=block, target=rules
-                )
+                problem = posed(candidate.weights, shared.input, rows, False, block=block)
                 found[candidate] = solve_layer(layer, problem, self._config, self._config.seed, ground)
         return {c: found[c] for c in candidates}
 

@@ -16,6 +16,7 @@ eqs. 2 and 3; the mixing of quantised and float inputs is Wei et al., "QDrop", I
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -26,11 +27,12 @@ import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from onnxq.config import Refinement
 from onnxq.quant.affine import dequantize, quantize
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.problem import Array, LayerProblem, Solution, Status
+from onnxq.solve.problem import Array, LayerProblem, Solution, Status, weighted_power
 from onnxq.solve.start import scored
 
 CHECKS = 12
@@ -112,10 +114,11 @@ def _descent(problem: LayerProblem, start: Solution, options: Refinement, seed: 
     """The best iterate of one descent; None when it met NaN or infinity."""
     rng = np.random.default_rng([seed, 1])
     train, held = np.flatnonzero(problem.train), np.flatnonzero(problem.held)
-    held = held[:: -(-len(held) // MOST_HELD_ROWS)]
+    held = _spread(held, problem.influence[held], MOST_HELD_ROWS)
+    counts = problem.influence[train].astype(np.float64)
     each = problem.x.shape[0] * problem.x.shape[2]
     rows = int(np.clip(STEP_ELEMENTS // each, FEWEST_ROWS, options.rows))
-    batches = rng.choice(train, size=(CHECKS, -(-options.steps // CHECKS), rows))
+    batches = rng.choice(train, size=(CHECKS, -(-options.steps // CHECKS), rows), p=counts / counts.sum())
     best, finite = _descend(
         _initial(problem, start),
         _setting(problem, start, options),
@@ -129,6 +132,14 @@ def _descent(problem: LayerProblem, start: Solution, options: Refinement, seed: 
     )
     refined = scored(problem, _solution(problem, start, jax.tree.map(np.asarray, best)))
     return refined if bool(finite) and np.isfinite(refined.loss) else None
+
+
+def _spread(rows: NDArray[np.intp], counts: Array, most: int) -> NDArray[np.intp]:
+    """So many rows at most, evenly spread by how much they count."""
+    wanted = min(len(rows), most)
+    reached = np.cumsum(counts, dtype=np.float64)
+    places = np.searchsorted(reached, (np.arange(wanted) + 0.5) / wanted * reached[-1])
+    return np.asarray(rows[places], np.intp)
 
 
 def _row_major(rows: Array) -> jax.Array:
@@ -180,7 +191,9 @@ def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Set
 
 def _deviation(problem: LayerProblem) -> float:
     """Standard deviation of the activated float output, the unit of the bias."""
-    return max(float(np.std(problem.y.clip(problem.low, problem.high))), 1e-12)
+    made = problem.y.clip(problem.low, problem.high)
+    mean = np.average(made, axis=1, weights=problem.influence).mean(dtype=np.float64)
+    return max(math.sqrt(weighted_power(made - np.float32(mean), problem.influence)), 1e-12)
 
 
 def straight_through(exact: jax.Array, smooth: jax.Array) -> jax.Array:

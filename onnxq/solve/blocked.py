@@ -136,7 +136,7 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     """Solutions by error propagation at several dampings, each with its scales searched and then refitted."""
     x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
     y = y if problem.fit_bias else y - problem.bias[:, None]
-    m = moments(x, y, None, about_mean=problem.fit_bias)
+    m = moments(x, y, problem.influence[problem.train], about_mean=problem.fit_bias)
     left = missing(m, problem.weight)
     found: list[_Blocked] = []
     for damping in DAMPINGS:

@@ -46,7 +46,7 @@ def lay_groundwork(problem: LayerProblem) -> Groundwork:
     """The groundwork of a layer whose input has its grid; the bits of its weights do not matter."""
     x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
     y = y if problem.fit_bias else y - problem.bias[:, None]
-    found = moments(x, y, problem.input, about_mean=problem.fit_bias)
+    found = moments(x, y, problem.influence[problem.train], problem.input, about_mean=problem.fit_bias)
     left = missing(found, problem.weight)
     targets = []
     for damping in DAMPINGS:

@@ -16,6 +16,7 @@ from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smalle
 from onnxq.quant.spec import Granularity, QuantParams, weight_spec
 from onnxq.solve.blocked import solve_blocked
 from onnxq.solve.groundwork import Groundwork
+from onnxq.solve.influence import influence
 from onnxq.solve.problem import Array, LayerProblem, Solution
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
 from onnxq.target import LayerRule, Target
@@ -31,6 +32,8 @@ def make_problem(
     fit_input: bool,
     block: int | None = None,
     target: Target | None = None,
+    *,
+    bounded: bool = True,
 ) -> LayerProblem:
     """A layer and its rows (x, x_float, y, train) in the solver's form.
 
@@ -44,6 +47,7 @@ def make_problem(
         fit_input: the input's grid may be fitted.
         block: inputs that share a scale of a channel; None where all do.
         target: what the runtime takes; a scale for each channel and int32 biases when None.
+        bounded: rows of outlying power count for less.
     """
     rule = target.layers[layer.op] if target else LayerRule()
     one_scale = rule.one_scale and block is None
@@ -56,6 +60,7 @@ def make_problem(
         x_float=x_float,
         y=y,
         train=train,
+        influence=influence(x, y) if bounded else np.ones(len(train), np.float32),
         weight=matrix,
         bias=np.zeros((groups, channels), np.float32) if bias is None else bias.reshape(groups, channels),
         low=layer.low,

@@ -26,6 +26,7 @@ class LayerProblem:
         x_float: inputs of the same rows in the float network, (G, R, K); ``x`` itself in parallel mode.
         y: outputs of the float network, bias included, before the clipping that follows, (G, R, N).
         train: which rows may be fitted; the others are the hold-out, (R,).
+        influence: how much each row counts, (R,), at most 1.
         weight: float weights, (G, K, N).
         bias: float bias, (G, N).
         low, high: the clipping that follows the layer.
@@ -45,6 +46,7 @@ class LayerProblem:
     x_float: Array
     y: Array
     train: NDArray[np.bool_]
+    influence: Array
     weight: Array
     bias: Array
     low: float
@@ -83,7 +85,8 @@ class Solution:
         scale: one a channel, (G, N).
         bias: (G, N).
         input: grid of the input; None when it stays in float.
-        loss: mean squared error of the activated output on the hold-out, relative to its variance.
+        loss: mean squared error of the activated output on the hold-out, relative to its variance; rows count by
+            their influence.
         status: how it came about.
     """
 
@@ -119,5 +122,12 @@ def output_error(problem: LayerProblem, predicted: Array, rows: NDArray[np.bool_
     """Mean squared error behind the clipping, relative to the float output's variance, over some rows."""
     wanted = selected(problem.y, rows).clip(problem.low, problem.high)
     gap = predicted.clip(problem.low, problem.high) - wanted
-    spread = (wanted - wanted.mean(axis=1, keepdims=True)).astype(np.float32)
-    return float(np.square(gap).mean(dtype=np.float64) / max(np.square(spread).mean(dtype=np.float64), 1e-30))
+    counts = problem.influence[rows]
+    spread = wanted - np.average(wanted, axis=1, weights=counts, keepdims=True).astype(np.float32)
+    return weighted_power(gap, counts) / max(weighted_power(spread, counts), 1e-30)
+
+
+def weighted_power(rows: Array, counts: Array) -> float:
+    """Mean square of rows (G, R, ·) that count so much each, (R,)."""
+    each = np.einsum("grk,grk->r", rows, rows, dtype=np.float64) / (rows.shape[0] * rows.shape[2])
+    return float(each @ counts / counts.sum(dtype=np.float64))

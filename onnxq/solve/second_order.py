@@ -47,33 +47,35 @@ class Moments:
     xy: Double
 
 
-def moments(x: Array, y: Array, grid: QuantParams | None = None, *, about_mean: bool = True) -> Moments:
-    """Moments of rows x (G, R, K), on their grid, and y (G, R, N).
+def moments(x: Array, y: Array, counts: Array, grid: QuantParams | None = None, *, about_mean: bool = True) -> Moments:
+    """Moments of rows x (G, R, K), on their grid, and y (G, R, N), which count so much each, (R,).
 
     Without a bias to close the mean they are taken about zero, and the means are zero. They are summed over
     blocks of rows around the means of the first block, then moved to the true means: no copy of the rows is
     made, and nothing cancels.
     """
-    rows = x.shape[1]
+    total = counts.sum(dtype=np.float64)
     around_x = quantised_rows(x[:, :ROWS_AT_ONCE], grid).mean(axis=1, keepdims=True) * np.float32(about_mean)
     around_y = y[:, :ROWS_AT_ONCE].mean(axis=1, keepdims=True) * np.float32(about_mean)
-    (groups, _, inputs), channels = x.shape, y.shape[2]
+    (groups, rows, inputs), channels = x.shape, y.shape[2]
     x_sum, y_sum = np.zeros((groups, inputs)), np.zeros((groups, channels))
     xx, xy = np.zeros((groups, inputs, inputs)), np.zeros((groups, inputs, channels))
     for first in range(0, rows, ROWS_AT_ONCE):
         block = slice(first, first + ROWS_AT_ONCE)
-        u, v = quantised_rows(x[:, block], grid) - around_x, y[:, block] - around_y
+        root = np.sqrt(counts[block])[:, None]
+        u = (quantised_rows(x[:, block], grid) - around_x) * root
+        v = (y[:, block] - around_y) * root
         transposed = u.transpose(0, 2, 1)  # a view: the product of a matrix with its own transpose costs half
-        x_sum += u.sum(axis=1)
-        y_sum += v.sum(axis=1)
+        x_sum += np.matmul(transposed, root)[..., 0]
+        y_sum += np.matmul(v.transpose(0, 2, 1), root)[..., 0]
         xx += np.matmul(transposed, u)
         xy += np.matmul(transposed, v)
-    x_shift, y_shift = x_sum / rows * about_mean, y_sum / rows * about_mean
+    x_shift, y_shift = x_sum / total * about_mean, y_sum / total * about_mean
     return Moments(
         x_mean=around_x[:, 0] + x_shift,
         y_mean=around_y[:, 0] + y_shift,
-        xx=xx / rows - x_shift[:, :, None] * x_shift[:, None, :],
-        xy=xy / rows - x_shift[:, :, None] * y_shift[:, None, :],
+        xx=xx / total - x_shift[:, :, None] * x_shift[:, None, :],
+        xy=xy / total - x_shift[:, :, None] * y_shift[:, None, :],
     )
 
 

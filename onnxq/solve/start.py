@@ -12,13 +12,17 @@ from onnxq.quant.saturation import exact_scale
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.groundwork import Groundwork, Target, lay_groundwork
-from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected
+from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected, weighted_power
 from onnxq.solve.second_order import closing_bias, fitted_scale, propagate_rounding
 
 Array = NDArray[np.float32]
 GRID_ROWS, GRID_VALUES = 1024, 2**15
 """Rows on which grids of the input are compared, at most: of narrow layers as many as hold so many values, for what is
 lost beyond the ends of a range hangs on few of them. Where there are no more, those held back count too."""
+
+GRID_REACHES = tuple(float(reach) for reach in np.geomspace(1, 1 / 64, 13))
+"""Widths of the range tried first, as fractions of the one given: where a few rows hold it wide open, the error of
+the others stays what it is until it is narrower by far."""
 
 GRID_STEPS = (1.25, 1.08, 1.02)
 """Factors by which an end of the input's range is moved at a time."""
@@ -49,8 +53,9 @@ def search_scale(problem: LayerProblem, weight: Array, importance: Array | None 
 def fitted_input(problem: LayerProblem) -> LayerProblem:
     """The problem with the input's grid chosen by what it does to the layer's output.
 
-    A grid of least error on the input itself weighs every channel alike; here both ends of its range
-    are moved, one after the other, wherever E‖(Q(x) − x)·W‖² behind the layer's own weights falls.
+    A grid of least error on the input itself weighs every channel and every row alike; here its range is narrowed
+    and then both its ends are moved, one after the other, wherever E‖(Q(x) − x)·W‖² behind the layer's own weights
+    falls, rows counting by their influence.
     """
     grid = problem.input
     if grid is None or not problem.fit_input or grid.spec.bits > 8:  # a 16-bit grid has clipping to lose alone
@@ -58,12 +63,14 @@ def fitted_input(problem: LayerProblem) -> LayerProblem:
     groups, count, inputs = problem.x.shape
     enough = max(GRID_ROWS, GRID_VALUES // (groups * inputs))
     rows = np.arange(count) if count <= enough else np.flatnonzero(problem.train)
-    x = problem.x[:, rows[:: -(-len(rows) // enough)]]
+    rows = rows[:: -(-len(rows) // enough)]
+    x, counts = problem.x[:, rows], problem.influence[rows]
 
     def error(candidate: QuantParams) -> float:
         gap = quantised_rows(x, candidate) - x
-        return float(np.square(np.matmul(gap, problem.weight)).mean(dtype=np.float64))
+        return weighted_power(np.matmul(gap, problem.weight), counts)
 
+    grid = min((stretched(grid, reach, reach) for reach in GRID_REACHES), key=error)
     least = error(grid)
     for step in GRID_STEPS:
         for low, high in ((1.0, step), (step, 1.0), (1.0, 1 / step), (1 / step, 1.0)):

@@ -1,0 +1,39 @@
+"""How much each row of a layer counts: one of far more power than the others no more than one at a limit.
+
+Some networks put most of a tensor's power into a few positions (border pixels of a feature map, a separator token).
+A squared error over all rows then serves these few: the grid of the input reaches for them, and the other rows, on
+which the answer hangs, are left with a handful of its steps. Each row counts
+
+    w_r = min(1, LIMIT · typical power / power of row r)
+
+by its input or its output, whichever is less: the bounded influence of robust regression (weights of Mallows' kind;
+Krasker and Welsch, "Efficient bounded-influence regression estimation", JASA 1982).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+LIMIT = 10.0
+"""Power of a row, in typical ones, from which on it counts for no more."""
+
+
+def influence(x: Array, y: Array) -> Array:
+    """Weight of each row, (R,), at most 1.
+
+    Args:
+        x: inputs, (G, R, K).
+        y: outputs of the float network, (G, R, N).
+    """
+    beyond = np.maximum(_relative_power(x), _relative_power(y))
+    return np.asarray(np.minimum(1.0, LIMIT / np.maximum(beyond, 1e-30)), np.float32)
+
+
+def _relative_power(rows: Array) -> Array:
+    """Mean square of each row over the median of those that are not zero, (R,)."""
+    power = np.einsum("grk,grk->r", rows, rows)
+    positive = power[power > 0]
+    return np.asarray(power / np.median(positive) if len(positive) else power, np.float32)
