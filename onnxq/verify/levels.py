@@ -54,8 +54,7 @@ def deviation_from(
         expected: the outputs by name, one mapping a batch.
     """
     source = ModelSource.open(quantized, "quantised")
-    session = source.start(LEVELS[0])
-    found = [session.run(list(source.outputs), source.fit(feed)) for feed in feeds]
+    found = _answers(source, LEVELS[0], [source.fit(feed) for feed in feeds])
     return max(
         (deviation([e[name] for e in expected], [f[i] for f in found]) for i, name in enumerate(source.outputs)),
         default=0.0,
@@ -68,8 +67,7 @@ def compare_levels(source: ModelSource, feeds: Sequence[Feed], *, classification
     checks = []
     for level in LEVELS:
         try:
-            session = source.start(level)
-            outputs = [session.run(list(source.outputs), feed) for feed in feeds]
+            outputs = _answers(source, level, feeds)
         except Exception as error:  # whatever onnxruntime raises is the finding
             checks.append(LevelCheck(level, ok=False, error=f"{source.label} fails at level {level}: {reason(error)}"))
             continue
@@ -80,6 +78,12 @@ def compare_levels(source: ModelSource, feeds: Sequence[Feed], *, classification
         else:
             checks.append(_compare(source, level, reference, outputs, classification))
     return tuple(checks)
+
+
+def _answers(source: ModelSource, level: str, feeds: Sequence[Feed]) -> list[_Outputs]:
+    """Outputs for each feed; the session, a copy of the weights, goes before the next one starts."""
+    session = source.start(level)
+    return [session.run(list(source.outputs), feed) for feed in feeds]
 
 
 def _compare(
