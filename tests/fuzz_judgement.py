@@ -23,6 +23,9 @@ ROOM = 2.0
 """Levels may differ by twice the quantisation error: rounding adds up with depth."""
 
 LEAST_ROOM = 0.05
+RESIDUE = 1e-6
+"""What is 0 by construction is that, or what rounding leaves of values that cancel."""
+
 SIMULATION = 0.02
 """The unoptimised model is the simulation, up to values that round to the other side; relative to the output."""
 
@@ -98,4 +101,6 @@ def _deviation(exact: np.ndarray, found: np.ndarray) -> float:
     assert exact.shape == found.shape and np.isfinite(found).all(), (exact.shape, found.shape)
     signal = float(np.square(exact.astype(np.float64)).sum())
     noise = float(np.square(exact.astype(np.float64) - found.astype(np.float64)).sum())
+    if max(signal, noise) <= exact.size * RESIDUE**2:
+        return 0.0
     return math.sqrt(noise / signal) if signal else float(noise > 0)

@@ -34,6 +34,13 @@ def test_a_difference_as_large_as_the_quantisation_error_is_let_through() -> Non
     assert pass_gate(doubling(), [{"x": X}], [{"y": 1.5 * X}], {"y": 8.0})
 
 
+def test_what_rounding_leaves_of_values_that_cancel_is_no_difference_and_more_of_it_is() -> None:
+    nothing = np.zeros_like(X)
+    assert pass_gate(doubling(), [{"x": nothing + np.float32(2e-11)}], [{"y": nothing}], {"y": None})
+    with pytest.raises(VerificationError, match="as emitted differ from those as simulated"):
+        pass_gate(doubling(), [{"x": nothing + np.float32(2e-6)}], [{"y": nothing}], {"y": 30.0})
+
+
 def test_a_model_that_a_level_cannot_load_is_refused_with_the_level_s_name() -> None:
     model = doubling()
     model.graph.node[0].op_type = "Ad"

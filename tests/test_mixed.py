@@ -17,7 +17,7 @@ from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
 from onnxq.allocation.allocate import allocate
-from onnxq.allocation.attempts import Attempt, carried_out
+from onnxq.allocation.attempts import Attempt, best_of, carried_out
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
 from onnxq.allocation.problem import problem_from_json
 from onnxq.allocation.sensitivity import measure_sensitivities
@@ -170,6 +170,23 @@ def test_a_uniform_allocation_that_is_predicted_close_is_solved_too_and_the_choi
     assert rounds == ((0.1, 0.1), (0.1, 0.08), (0.1, 0.07))
     best, rounds = carry(dataclasses.replace(rival, loss=0.21))  # more than twice what the first is predicted to lose
     assert (best.allocation, rounds) == (first, ((0.1, 0.1),))
+
+
+def test_under_a_budget_of_loss_what_keeps_it_and_costs_least_is_taken_and_no_uniform_rival_solved() -> None:
+    def attempt(bits: Candidate, size: float, loss: float) -> Attempt[None]:
+        limits = {"minimised": "size", "budgets": {"loss": 1.0}, "costs": {"size": size}}
+        allocation = dataclasses.replace(chosen(bits, bits, bits, loss=loss), **limits)
+        return Attempt(allocation, None, None, loss, None)  # type: ignore[arg-type]
+
+    small, large, lossy = attempt(W4, 4.0, 0.9), attempt(W8, 8.0, 0.1), attempt(Candidate(2, 8), 2.0, 1.1)
+    assert best_of([large, small, lossy]) is small
+    assert best_of([lossy, dataclasses.replace(large, loss=1.05)]).loss == 1.05  # neither keeps it: the nearer one
+    best, _ = carried_out(small.allocation, problem(), [], MIX, lambda _: small, allocation_unused, lambda _: None)
+    assert best is small
+
+
+def allocation_unused(_: object) -> BitAllocation:
+    raise AssertionError("nothing else is to be chosen")
 
 
 def test_the_best_uniform_allocation_keeps_the_budgets_and_gives_layers_without_the_candidate_their_own() -> None:

@@ -15,6 +15,7 @@ from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.sensitivity import Reference, measure_sensitivities
 from onnxq.allocation.tables import SensitivityTable
 from onnxq.allocation.uniform import best_uniform
+from onnxq.budget import LOSS
 from onnxq.candidate import parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, set_apart
@@ -72,9 +73,9 @@ def carried_out(
     """An allocation solved, and chosen again around what came of it where that is not what was predicted.
 
     Losses that are measured layer by layer leave out what layers do to each other, so two allocations whose
-    predictions are close may come out in the other order. Where a uniform allocation keeps the budgets and is
-    predicted within a factor of the chosen one, it is solved as well; where it wins, the choice is made again
-    around it.
+    predictions are close may come out in the other order. Where the loss is what is made small, and a uniform
+    allocation that keeps the budgets is predicted within a factor of the chosen one, it is solved as well; where
+    it wins, the choice is made again around it.
 
     Args:
         allocation: the first choice.
@@ -86,14 +87,14 @@ def carried_out(
         progress: told how far a measurement is.
 
     Returns:
-        The attempt of least measured loss, and the predicted and measured loss of each in their order.
+        The best attempt, and the predicted and measured loss of each in their order.
     """
     attempts = [solve(allocation)]
     around, again = attempts[0], not attempts[0].as_predicted
-    rival = best_uniform(problem, choose) if problem is not None else None
+    rival = best_uniform(problem, choose) if problem is not None and allocation.minimised == LOSS else None
     if rival is not None and rival.choice != allocation.choice and _close(rival, allocation):
         attempts.append(solve(rival))
-        around = min(attempts, key=lambda a: a.loss)
+        around = best_of(attempts)
         again |= around is not attempts[0]
     for _ in range(ROUNDS):
         if problem is None or not again:
@@ -106,8 +107,17 @@ def carried_out(
             break
         attempts.append(solve(found))
         around, again = attempts[-1], not attempts[-1].as_predicted
-    best = min(attempts, key=lambda a: a.loss)
-    return best, tuple((a.allocation.loss, a.loss) for a in attempts)
+    return best_of(attempts), tuple((a.allocation.loss, a.loss) for a in attempts)
+
+
+def best_of(attempts: Sequence[Attempt[Result]]) -> Attempt[Result]:
+    """The attempt of least measured loss; of those that keep a budget of loss, the one that spends least."""
+    allocation = attempts[0].allocation
+    limit = allocation.budgets.get(LOSS, -math.inf)
+    kept = [a for a in attempts if a.loss <= limit]
+    if kept and allocation.minimised != LOSS:
+        return min(kept, key=lambda a: a.allocation.costs[allocation.minimised])
+    return min(attempts, key=lambda a: a.loss)
 
 
 def _close(rival: BitAllocation, best: BitAllocation) -> bool:
