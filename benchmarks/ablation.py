@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nearest, equalised, para-normalised": {"second_order": False, "para_normalise": True},
     "light, parallel": {"mode": "parallel"},
     "light, not equalised": {"equalise": False},
+    "light, every row alike": {"bounded_influence": False},
     "light": {},
     "light, para-normalised": {"para_normalise": True},
     "light, tuned": {"tuning": {}},
