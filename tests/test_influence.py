@@ -40,6 +40,12 @@ def test_rows_of_zeros_are_not_typical_and_a_layer_of_zeros_counts_in_full() -> 
     np.testing.assert_array_equal(influence(x, x), np.ones(10))
 
 
+def test_rows_that_hold_what_rounding_leaves_of_zero_are_not_typical() -> None:
+    x = np.full((1, 10, 3), 1e-9, np.float32)
+    x[0, :3] = 1
+    np.testing.assert_array_equal(influence(x, x), np.ones(10))
+
+
 @pytest.mark.parametrize("about_mean", [True, False])
 def test_a_row_that_counts_twice_is_one_that_is_there_twice(about_mean: bool) -> None:
     x, y = 2 + normal(0, 2, 40, 3), normal(1, 2, 40, 5) - 1

@@ -20,6 +20,9 @@ Array = NDArray[np.float32]
 LIMIT = 10.0
 """Power of a row, in typical ones, from which on it counts for no more."""
 
+RESIDUE = 1e-6
+"""Power of a row, in mean ones, up to which it is what rounding left of zero and not typical of anything."""
+
 
 def influence(x: Array, y: Array) -> Array:
     """Weight of each row, (R,), at most 1.
@@ -33,7 +36,10 @@ def influence(x: Array, y: Array) -> Array:
 
 
 def _relative_power(rows: Array) -> Array:
-    """Mean square of each row over the median of those that are not zero, (R,)."""
-    power = np.einsum("grk,grk->r", rows, rows)
-    positive = power[power > 0]
-    return np.asarray(power / np.median(positive) if len(positive) else power, np.float32)
+    """Mean square of each row over the median of those that are not zero, but for what rounding left there, (R,)."""
+    largest = np.abs(rows).max(initial=0.0)
+    if not largest:
+        return np.zeros(rows.shape[1], np.float32)
+    unit = rows / largest  # squares of tiny numbers would be no numbers
+    power = np.einsum("grk,grk->r", unit, unit)
+    return np.asarray(power / np.median(power[power > RESIDUE * power.mean()]), np.float32)
