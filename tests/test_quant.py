@@ -200,6 +200,15 @@ def test_the_weight_scale_is_within_5_percent_of_a_dense_search(bits: int, weigh
         assert error(channel, float(found[channel])) <= 1.05 * best
 
 
+@pytest.mark.parametrize("power", [-90, -60, 60, 100])
+def test_the_weight_scale_of_weights_whose_squares_no_float_holds_is_that_of_ordinary_ones(power: int) -> None:
+    w = np.random.default_rng(1).standard_t(4, (4, 64)).astype(np.float32)
+    ordinary = weight_scale(w, weight_spec(4))
+    with np.errstate(over="raise"):
+        found = weight_scale(np.ldexp(w, power), weight_spec(4))
+    np.testing.assert_array_equal(found, np.ldexp(ordinary, power))  # a power of two moves no rounding
+
+
 @given(
     w=hnp.arrays(np.float32, (3, 12), elements=st.floats(-100, 100, width=16)),
     h=hnp.arrays(np.float32, (3, 12), elements=st.floats(0, 10, width=16)),

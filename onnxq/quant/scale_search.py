@@ -49,16 +49,28 @@ def weight_scale(
         Scales, (channels,), float32. A channel of zeros gets the smallest scale.
     """
     h = np.ones((1, 1), np.float32) if importance is None else importance
+    least = np.broadcast_to(SMALLEST_SCALE if floor is None else np.maximum(floor, SMALLEST_SCALE), len(weight))
+    unit = _unit(weight)
+    weight, least = weight / unit[:, None], least / unit
     together = max(1, AT_ONCE // max(weight.shape[1], 1))
     found = [
-        _channel_scale(weight[rows], spec, h if len(h) == 1 else h[rows], None if floor is None else floor[rows])
+        _channel_scale(weight[rows], spec, h if len(h) == 1 else h[rows], least[rows])
         for rows in (slice(first, first + together) for first in range(0, len(weight), together))
     ]
-    return np.concatenate([np.zeros(0, np.float32), *found])
+    return np.concatenate([np.zeros(0, np.float32), *found]) * unit
+
+
+def _unit(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The power of two next above each channel's largest magnitude, at most the largest that there is, (channels,).
+
+    In this unit the squares of a channel neither overflow nor vanish, and the scale found is bit for bit the same.
+    """
+    _, exponent = np.frexp(np.abs(weight).max(axis=1, initial=0))
+    return np.asarray(np.ldexp(np.float32(1), np.clip(exponent, -126, 127)), np.float32)
 
 
 def _channel_scale(
-    weight: NDArray[np.float32], spec: QuantSpec, h: NDArray[np.float32], floor: NDArray[np.float32] | None
+    weight: NDArray[np.float32], spec: QuantSpec, h: NDArray[np.float32], least: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """All candidates, or some first and then the neighbours of each channel's best.
 
@@ -67,7 +79,6 @@ def _channel_scale(
     """
     step = COARSE if weight.shape[1] >= SMOOTH else 1
     reach = np.maximum(weight.max(axis=1) / spec.qmax, weight.min(axis=1) / spec.qmin)
-    least = SMALLEST_SCALE if floor is None else np.maximum(floor, SMALLEST_SCALE)
     last = len(CLIP_RATIOS) - 1
     best, error = np.full(len(weight), last), np.full(len(weight), np.inf)
 
