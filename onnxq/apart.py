@@ -15,14 +15,10 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.data import Feed
-from onnxq.execute.chain import Quantised
-from onnxq.execute.frontier import Step, passed, stage_feed
-from onnxq.execute.ort import Session
-from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
-from onnxq.ir.stage import split_stages, stage_model
 from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
+from onnxq.simulation import simulated
 from onnxq.verify import deviation, unoptimised_values
 
 
@@ -39,34 +35,14 @@ def first_apart(
         feed: one batch.
         room: relative root mean square that rounding explains.
     """
-    simulated = _simulated(model, plan, network, feed)
-    names = {tensor: _name_in(emitted, tensor, network.outputs) for tensor in simulated}
+    expected = simulated(model, plan, network, feed)
+    names = {tensor: _name_in(emitted, tensor, network.outputs) for tensor in expected}
     found = unoptimised_values(emitted, [name for name in names.values() if name], feed)
     for tensor, name in names.items():
-        apart = deviation([simulated[tensor]], [found[name]]) if name and _floats(simulated[tensor]) else 0.0
+        apart = deviation([expected[tensor]], [found[name]]) if name and _floats(expected[tensor]) else 0.0
         if apart > room or not math.isfinite(apart):
             return tensor, apart
     return None
-
-
-def _simulated(model: Model, plan: Plan, network: NetworkSolution, feed: Feed) -> Arrays:
-    """What the stages of the quantised network hand on, in their order."""
-    quantised, names = Quantised(network.layers), {t.name: n.name for n in model.graph.nodes for t in n.outputs}
-    tables = {(p.table.weight, p.table.name): network.tables[p.table.name].dequantized() for p in plan.tables}
-    arrays: Arrays = {name: np.asarray(value) for name, value in feed.items()}
-    kept: Arrays = {}
-    for stage in split_stages(model, [p.layer for p in plan.layers]):
-        made: Arrays = {}
-        if stage.makes:
-            here = set(stage.nodes)
-            constants = quantised.constants(stage) | {key: v for key, v in tables.items() if key[1] in here}
-            grids = {tensor: grid for tensor, grid in network.outputs.items() if names[tensor] in here}
-            types = {name: array.dtype for name, array in stage_feed(stage, arrays, {}).items()}
-            session = Session(stage_model(model, stage, stage.makes, types, constants, grids), "the simulated model")
-            made = Step(stage, session, quantised.grids(stage)).run(arrays)
-        kept |= made
-        arrays = passed(stage, arrays, made)
-    return kept
 
 
 def _name_in(emitted: onnx.ModelProto, tensor: str, outputs: Mapping[str, object]) -> str | None:

@@ -33,9 +33,6 @@ from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float32]
 
-SIMULATED_BATCHES = 4
-"""First batches whose simulated outputs are kept, for comparison with what is emitted."""
-
 
 @dataclass(frozen=True)
 class NetworkSolution:
@@ -46,8 +43,7 @@ class NetworkSolution:
         outputs: grids of tensors that are quantised where they are made, by tensor name.
         samples: calibration samples seen.
         sqnr_db: by network output, float against simulated quantised network on these samples; empty
-            in parallel mode, which does not run the quantised network, and after later changes.
-        simulated: outputs of the simulated quantised network for the first batches, by name; empty likewise.
+            in parallel mode, which does not run the quantised network, and after tuning.
         remarks: what later changes came to.
         tables: solutions by the name of the table's node.
     """
@@ -56,7 +52,6 @@ class NetworkSolution:
     outputs: Mapping[str, QuantParams]
     samples: int
     sqnr_db: Mapping[str, float | None]
-    simulated: tuple[Mapping[str, NDArray[np.generic]], ...] = ()
     remarks: tuple[Remark, ...] = ()
     tables: Mapping[str, TableSolution] = field(default_factory=dict)
 
@@ -100,13 +95,11 @@ def solve_network(
             walk.solve(stage, calibration, tell)
             if stage in last:
                 walk.reconstruct(last[stage], calibration)
-        seen = range(min(SIMULATED_BATCHES, calibration.batches) if sequential else 0)
         return NetworkSolution(
             layers=walk.solutions,
             outputs=walk.outputs,
             samples=calibration.samples,
             sqnr_db=_sqnr(model, calibration, sequential),
-            simulated=tuple(calibration.outputs(batch)[1] for batch in seen),
             tables=walk.tables,
         )
 

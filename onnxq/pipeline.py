@@ -42,6 +42,7 @@ from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import LayerReport, RunReport
 from onnxq.stream import Again, Stream, batch_size, counted
+from onnxq.ties import without_ties
 from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 
@@ -160,6 +161,8 @@ def _run(
             network = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
+        layers = without_ties(prepared, [p.layer for p in plan.layers], network.layers, network.outputs)
+        network = dataclasses.replace(network, layers=layers)
         proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
         network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
     report = _report(plan, config, network, proto, checks, size, clock.seconds)
@@ -300,9 +303,7 @@ def _tuned(
     )
     told = f"{tuning.outcome.value} (loss on held-out samples {tuning.loss_before:.3g}, then {tuning.loss_after:.3g})"
     remark = Remark("network", f"{told}{': ' if tuning.detail else ''}{tuning.detail}")
-    return dataclasses.replace(
-        network, layers=tuning.layers, sqnr_db={}, simulated=(), remarks=(*network.remarks, remark)
-    )
+    return dataclasses.replace(network, layers=tuning.layers, sqnr_db={}, remarks=(*network.remarks, remark))
 
 
 class _Clock:

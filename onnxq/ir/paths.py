@@ -16,6 +16,9 @@ TRANSPARENT = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsquee
 MOVING = (*TRANSPARENT, "Slice", "Identity", "Cast", "Dropout")
 """Operators past which onnxruntime moves a DequantizeLinear, or which it takes out."""
 
+CARRYING = (*MOVING, "Relu", "Clip", "Pad", "Concat", "Split")
+"""Operators whose outputs hold values of their inputs as they are, beside limits and constants."""
+
 
 def edge_layers(model: Model, layers: Sequence[Layer]) -> tuple[set[str], set[str]]:
     """Names of the layers that no layer precedes, and of those that no layer follows."""
@@ -63,6 +66,18 @@ def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:
         if at.name in inputs:
             return str(at.name)
     return None
+
+
+def carried_into(model: Model, tensor: str, wanted: Container[str]) -> set[str]:
+    """Those of some tensors that a tensor's values reach first, moved, picked or clipped but not computed with."""
+    open_ones, found = [model.graph.tensors()[tensor]], set[str]()
+    while open_ones:
+        at = open_ones.pop()
+        if at.name in wanted:
+            found.add(str(at.name))
+        else:
+            open_ones += [made for node in at.outputs if node.op in CARRYING for made in node.outputs]
+    return found
 
 
 def behind_clipping(model: Model, tensor: str) -> str:

@@ -51,7 +51,7 @@ def weight_scale(
     h = np.ones((1, 1), np.float32) if importance is None else importance
     least = np.broadcast_to(SMALLEST_SCALE if floor is None else np.maximum(floor, SMALLEST_SCALE), len(weight))
     unit = _unit(weight)
-    weight, least = weight / unit[:, None], least / unit
+    weight, least = weight / unit[:, None], np.asarray(least / unit, np.float32)
     together = max(1, AT_ONCE // max(weight.shape[1], 1))
     found = [
         _channel_scale(weight[rows], spec, h if len(h) == 1 else h[rows], least[rows])
