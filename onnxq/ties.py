@@ -1,7 +1,7 @@
 """Scales of weights nudged so that all kernels round alike what a layer hands to the next grid.
 
 A layer whose output reaches one grid by operators that only move, pick or clip values is requantised with
-M = s_x·s_w / s_y for each channel. Its weights' scales move by a thousandth at most, to where no sum of products lies
+M = s_x·s_w / s_y for each channel. Its weights' scales move by a few ten-thousandths, to where no sum of products lies
 near a rounding tie (:mod:`onnxq.quant.requantisation`), and its bias goes onto the grid of the products, so that it
 is part of the sum. What remains between onnxruntime's levels is what lies behind other operators: sums of two
 branches, averages, normalisations.

@@ -12,7 +12,7 @@ from onnxq.ir.layer import find_layers
 from onnxq.ir.load import load
 from onnxq.passes.prepare import prepare
 from onnxq.pipeline import quantize
-from onnxq.quant.requantisation import LARGEST_DENOMINATOR, NEAR, untied
+from onnxq.quant.requantisation import DENOMINATORS, NEAR, untied
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
 from onnxq.ties import without_ties
@@ -26,17 +26,17 @@ SUMS = np.arange(-(2**17), 2**17 + 1)
 def test_no_sum_of_products_comes_near_a_tie_at_a_multiplier_close_by(multipliers: list[float]) -> None:
     wanted = np.array(multipliers)
     found = untied(wanted)
-    np.testing.assert_allclose(found, wanted, rtol=2 * NEAR)
+    np.testing.assert_allclose(found, wanted, rtol=4 * NEAR)
     # Within the output's range the products are below 2^8, so float64 places them to 1e-13 here.
     positions = SUMS * found[:, None]
     from_tie = np.abs(positions - np.floor(positions) - 0.5)[np.abs(positions) < 2**8]
-    assert from_tie.min() >= 0.499 / (LARGEST_DENOMINATOR + 2)
+    assert from_tie.min() >= 0.499 / (2 * DENOMINATORS)
 
 
-def test_a_multiplier_at_which_every_other_sum_is_a_tie_is_left_by_a_thousandth() -> None:
+def test_a_multiplier_at_which_every_other_sum_is_a_tie_is_left() -> None:
     (found,) = untied(np.array([0.5]))
     assert found != 0.5
-    assert abs(found / 0.5 - 1) <= NEAR
+    assert abs(found / 0.5 - 1) <= 2.5 * NEAR  # no odd denominator below 8,192 comes closer
 
 
 @pytest.mark.parametrize("multiplier", [1e-6, 3e-4, 40.0])
@@ -97,11 +97,11 @@ def test_only_scales_of_layers_that_hand_their_sums_to_the_next_grid_move(betwee
     assert after[last.name] is before[last.name]
     assert (after[first.name] is not before[first.name]) == moves
     found = after[first.name]
-    np.testing.assert_allclose(found.weight.scale, scales, rtol=2 * NEAR)
+    np.testing.assert_allclose(found.weight.scale, scales, rtol=4 * NEAR)
     if moves:
         multiplier = found.weight.scale.astype(np.float64) * grid(0.05).scale / grid(0.04).scale
         positions = SUMS * multiplier[:, None]
-        assert np.abs(positions - np.floor(positions) - 0.5)[np.abs(positions) < 2**8].min() > 1e-4
+        assert np.abs(positions - np.floor(positions) - 0.5)[np.abs(positions) < 2**8].min() > 5e-5
         steps = found.bias / (grid(0.05).scale * found.weight.scale)
         np.testing.assert_allclose(steps, np.rint(steps), rtol=1e-6)  # the bias is part of the sum
 
