@@ -67,9 +67,7 @@ def test_model_over_the_limit_comes_out_as_one_under_it(tmp_path: Path, monkeypa
     under = quantize(relu_chain(), images(), work_dir=tmp_path / "under")
     started: list[str] = []
     save = ort.save
-    monkeypatch.setattr(
-        ort, "save", lambda proto, path, keep: (started.append(path.name), save(proto, path, keep=keep))[1]
-    )
+    monkeypatch.setattr(ort, "save", lambda proto, path: (started.append(path.name), save(proto, path))[1])
     monkeypatch.setattr(size, "PROTOBUF_LIMIT", 2000)
     monkeypatch.setattr(size, "LITTLE", 100)
     over = quantize(relu_chain(opset=13), images(), work_dir=tmp_path / "over")

@@ -14,6 +14,7 @@ from onnx import checker, inliner, numpy_helper, shape_inference
 from onnx.external_data_helper import uses_external_data
 
 from onnxq.errors import ModelError, OnnxqError, UnsupportedError
+from onnxq.ir.constant import detach_constants
 from onnxq.ir.model import Header, Model, Properties
 from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
@@ -67,6 +68,7 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     _infer_shapes(proto)
     graph = gs.import_onnx(proto)
     _restore_overridable(graph, proto.graph)
+    detach_constants(graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
 
 

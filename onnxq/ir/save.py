@@ -15,6 +15,7 @@ from onnxq.errors import OutputError
 from onnxq.ir.load import write_header
 from onnxq.ir.model import Model
 from onnxq.ir.order import subgraphs
+from onnxq.ir.outline import Outline, outlined
 from onnxq.ir.size import fits_one_message, without_large_weights
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
@@ -23,11 +24,17 @@ IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7)
 
 def to_proto(model: Model) -> onnx.ModelProto:
     """The model as a protobuf message with its header, names and metadata as they came."""
-    proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False)
+    return to_outline(model).filled()
+
+
+def to_outline(model: Model) -> Outline:
+    """The same message without its large constants, which are those of the graph."""
+    with outlined(model.graph) as constants:
+        proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False)
     _drop_twins(proto.graph, set())
     proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
     write_header(proto, model.header)
-    return proto
+    return Outline(proto, constants)
 
 
 def identity(model: Model) -> Iterator[bytes]:
@@ -69,7 +76,7 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"output {path} cannot be written: {error.strerror}.") from error
 
 
-def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
+def save(proto: onnx.ModelProto, path: Path) -> None:
     """Write a model so that the file appears complete or not at all.
 
     Weights of a model over 2 GiB go to a file of the same name with ``.data`` behind it.
@@ -77,7 +84,6 @@ def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
     Args:
         proto: the model.
         path: of the file.
-        keep: leave the model as it was; otherwise weights that went to a file are not read back.
 
     Raises:
         OutputError: the disk is full, or the place cannot be written; nothing is left behind.
@@ -87,8 +93,8 @@ def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
             _write(draft, proto.SerializeToString(deterministic=True))
         else:
             onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
-            if keep:  # writing left references to the file in place of the weights
-                onnx.load_external_data_for_model(proto, str(draft.parent))
+            # Writing left references to the file in place of the weights.
+            onnx.load_external_data_for_model(proto, str(draft.parent))
             if Path(f"{draft}.data").exists():  # small tensors stay in the message
                 os.replace(f"{draft}.data", f"{path}.data")
 
