@@ -18,7 +18,7 @@ from onnxq.ir.constant import detach_constants
 from onnxq.ir.model import Header, Model, Properties
 from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
-from onnxq.ir.size import fits_one_message, without_large_weights
+from onnxq.ir.size import fits_one_message, large_weights, without_large_weights
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
@@ -170,7 +170,9 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
 
 def _check(proto: onnx.ModelProto, name: str) -> None:
     try:
-        checker.check_model(proto if fits_one_message(proto) else without_large_weights(proto))
+        checker.check_model(without_large_weights(proto))
+        for tensor in large_weights(proto):  # one by one, for the checker copies twice what it is given
+            checker.check_tensor(tensor)
     except checker.ValidationError as error:
         reason = " ".join(str(error).split("\n")[0].split())
         if "Field 'shape'" in reason:  # an output of unknown rank, which runtimes accept

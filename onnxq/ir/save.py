@@ -16,7 +16,7 @@ from onnxq.ir.load import write_header
 from onnxq.ir.model import Model
 from onnxq.ir.order import subgraphs
 from onnxq.ir.outline import Outline, outlined
-from onnxq.ir.size import fits_one_message, without_large_weights
+from onnxq.ir.size import fits_one_message, large_weights, without_large_weights
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
 IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
@@ -40,10 +40,8 @@ def to_outline(model: Model) -> Outline:
 def identity(model: Model) -> Iterator[bytes]:
     """Everything a model consists of, piece by piece, for one message holds 2 GiB at most."""
     proto = to_proto(model)
-    graph = without_large_weights(proto)
-    yield graph.SerializeToString(deterministic=True)
-    held = {t.name for t in graph.graph.initializer}
-    yield from (t.SerializeToString(deterministic=True) for t in proto.graph.initializer if t.name not in held)
+    yield without_large_weights(proto).SerializeToString(deterministic=True)
+    yield from (tensor.SerializeToString(deterministic=True) for tensor in large_weights(proto))
 
 
 def _drop_twins(graph: onnx.GraphProto, outer: set[str]) -> None:

@@ -55,11 +55,20 @@ def without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.sparse_initializer.extend(proto.graph.sparse_initializer)
     listed = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
-        if _claimed(tensor) < LITTLE:
+        if not _is_large(tensor):
             graph.initializer.append(tensor)
         elif tensor.name not in listed:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return light
+
+
+def large_weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The initializers that :func:`without_large_weights` leaves out."""
+    return (tensor for tensor in proto.graph.initializer if _is_large(tensor))
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return _claimed(tensor) >= LITTLE
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
