@@ -204,10 +204,7 @@ class _Writer:
     def finish(self) -> onnx.ModelProto:
         """The model with its nodes in order and without what nothing reads any more."""
         sort_nodes(self._graph)
-        used = {name for n in self._graph.node for name in _all_reads(n)} | {o.name for o in self._graph.output}
-        stored = self._graph.initializer
-        for unused in [i for i, tensor in enumerate(stored) if tensor.name not in used][::-1]:
-            del stored[unused]
+        self._outline.drop_unread()
         del self._graph.value_info[:]
         return self._outline.filled()
 

@@ -36,9 +36,6 @@ class Session:
         options.log_severity_level = 4
         options.enable_mem_pattern = False  # shapes may change from batch to batch
         options.enable_cpu_mem_arena = False  # the arena keeps its peak; memory is promised back
-        self._weights = model.arrays() if isinstance(model, Outline) else {}  # kept, for they may be read in place
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._weights.values()]
-        options.add_external_initializers(list(self._weights), values)
         try:
             with _startable(model, options) as source:
                 self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -62,8 +59,13 @@ class Session:
 
 @contextmanager
 def _startable(model: onnx.ModelProto | Outline, options: ort.SessionOptions) -> Iterator[bytes | str]:
-    """A model as onnxruntime takes it: its bytes, or, where they are too many, a file with the weights beside it."""
+    """A model as onnxruntime takes it: its bytes, or, where they are too many, a file with the weights beside it.
+
+    Constants of an outline are copied once, into the session.
+    """
     if isinstance(model, Outline):
+        arrays = model.arrays()
+        options.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
         yield model.proto.SerializeToString()
         return
     if fits_one_message(model):

@@ -9,17 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnxq.errors import OutputError
 from onnxq.ir.load import write_header
 from onnxq.ir.model import Model
-from onnxq.ir.order import subgraphs
-from onnxq.ir.outline import Outline, outlined
+from onnxq.ir.outline import Outline, outline_of
 from onnxq.ir.size import fits_one_message, large_weights, without_large_weights
-
-# The IR version that introduced what an operator set may hold; a model must state at least this one.
-IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
@@ -29,12 +24,9 @@ def to_proto(model: Model) -> onnx.ModelProto:
 
 def to_outline(model: Model) -> Outline:
     """The same message without its large constants, which are those of the graph."""
-    with outlined(model.graph) as constants:
-        proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False)
-    _drop_twins(proto.graph, set())
-    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
-    write_header(proto, model.header)
-    return Outline(proto, constants)
+    outline = outline_of(model.graph)
+    write_header(outline.proto, model.header)
+    return outline
 
 
 def identity(model: Model) -> Iterator[bytes]:
@@ -42,18 +34,6 @@ def identity(model: Model) -> Iterator[bytes]:
     proto = to_proto(model)
     yield without_large_weights(proto).SerializeToString(deterministic=True)
     yield from (tensor.SerializeToString(deterministic=True) for tensor in large_weights(proto))
-
-
-def _drop_twins(graph: onnx.GraphProto, outer: set[str]) -> None:
-    """Drop the copies of outer constants that onnx-graphsurgeon writes into every subgraph that reads them."""
-    kept = [t for t in graph.initializer if t.name not in outer]
-    if len(kept) < len(graph.initializer):
-        kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
-    for node in graph.node:
-        for subgraph in subgraphs(node):
-            _drop_twins(subgraph, outer | {t.name for t in graph.initializer})
 
 
 def check_writable(path: Path) -> None:
