@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, version_converter
 from small_models import images, relu_chain
 
 from onnxq.execute.ort import Session
 from onnxq.ir import size
 from onnxq.ir.load import load
 from onnxq.ir.outline import Outline
-from onnxq.ir.save import to_outline
+from onnxq.ir.save import to_outline, to_proto
 from onnxq.ir.size import fits_one_message, model_bytes, weight_bytes, without_large_weights
 from onnxq.pipeline import quantize
 from onnxq.verify.source import ModelSource
@@ -64,6 +64,21 @@ def test_graph_without_its_large_weights_is_a_model_still() -> None:
     onnx.checker.check_model(light, full_check=True)
     assert light.ByteSize() < 2000 < relu_chain().ByteSize()
     assert [value.name for value in light.graph.input] == ["x", "w0", "w1", "w2"]
+
+
+def test_operator_set_is_raised_without_large_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = relu_chain(opset=13)
+    proto.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [8, 8, 3, 3]))  # a default
+    proto.graph.doc_string = "three convolutions"
+    wanted = to_proto(load(proto, minimum_opset=21))
+    seen: list[int] = []
+    convert = version_converter.convert_version
+    monkeypatch.setattr(
+        version_converter, "convert_version", lambda m, opset: (seen.append(m.ByteSize()), convert(m, opset))[1]
+    )
+    monkeypatch.setattr(size, "LITTLE", 100)
+    assert to_proto(load(proto, minimum_opset=21)) == wanted
+    assert seen[0] < proto.ByteSize() / 3
 
 
 @pytest.mark.usefixtures("low_limit")

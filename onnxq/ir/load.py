@@ -18,7 +18,7 @@ from onnxq.ir.constant import detach_constants
 from onnxq.ir.model import Header, Model, Properties
 from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
-from onnxq.ir.size import fits_one_message, large_weights, without_large_weights
+from onnxq.ir.size import large_weights, without_large_weights
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
@@ -198,10 +198,6 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
     if opset >= minimum:
         return proto
     header = _header(proto)
-    if not fits_one_message(proto):
-        raise UnsupportedError(
-            f"{name} is over 2 GiB at opset {opset}, but opset {minimum} is needed: export it with that."
-        )
     raised = raise_opset(proto, opset, minimum, name)
     write_header(raised, header)
     _name_nodes(raised.graph)
