@@ -63,17 +63,17 @@ def _startable(model: onnx.ModelProto | Outline, options: ort.SessionOptions) ->
 
     Constants of an outline are copied once, into the session.
     """
-    if isinstance(model, Outline):
-        arrays = model.arrays()
-        options.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
-        yield model.proto.SerializeToString()
+    outline = model if isinstance(model, Outline) else Outline(model, {})
+    arrays = outline.arrays()
+    options.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
+    fits = fits_one_message(outline.proto)
+    if not fits:
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it packs a second copy of them
+    if fits or arrays:
+        yield outline.proto.SerializeToString()
         return
-    if fits_one_message(model):
-        yield model.SerializeToString()
-        return
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it is a second copy of the weights
     with TemporaryDirectory(prefix="onnxq-") as folder:
-        save(model, Path(folder) / "model.onnx")
+        save(outline.proto, Path(folder) / "model.onnx")
         yield str(Path(folder) / "model.onnx")
 
 
