@@ -306,8 +306,8 @@ class Calibration:
         quantisers: Mapping[str, QuantParams],
     ) -> Session:
         types = {name: array.dtype for name, array in feed.items()}
-        proto = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
-        return Session(proto, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
+        part = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
+        return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
 
     def _draw(
         self,

@@ -32,7 +32,7 @@ from onnxq.execute.channels import ChannelStatistics, channel_statistics
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import weight_matrix
 from onnxq.ir.model import Model
-from onnxq.ir.save import to_proto
+from onnxq.ir.save import to_outline
 from onnxq.passes.equalise import Group, equalise, find_groups, observed_ranks
 from onnxq.plan import LayerPlan, Plan
 
@@ -67,11 +67,13 @@ def equalised(model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: 
     groups = find_groups(model, [p.layer for p in plan.layers])
     if not groups:
         return model
-    statistics = channel_statistics(to_proto(model), observed_ranks(model, groups), feeds)
+    statistics = channel_statistics(to_outline(model), observed_ranks(model, groups), feeds)
     planned = {p.layer.name: p for p in plan.layers}
-    weights = {r.name: weight_matrix(r, model.constant(r.weight)) for g in groups for r in g.readers}
     share = PROPAGATED if second_order else 1.0
-    factors = [best_factors(group, statistics, planned, weights, share) for group in groups]
+    factors = []
+    for group in groups:
+        weights = {r.name: weight_matrix(r, model.constant(r.weight)) for r in group.readers}
+        factors.append(best_factors(group, statistics, planned, weights, share))
     return equalise(model, groups, factors)
 
 

@@ -20,7 +20,7 @@ from onnxq.equalisation import weight_noise
 from onnxq.execute.rows import rows_of_tensors
 from onnxq.ir.linear_form import weight_matrix
 from onnxq.ir.model import Model
-from onnxq.ir.save import to_proto
+from onnxq.ir.save import to_outline
 from onnxq.passes.migrate import Site, find_sites, migrate
 from onnxq.plan import LayerPlan, Plan
 from onnxq.quant.affine import dequantize, quantize
@@ -59,7 +59,7 @@ def migrated(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
     ]
     if not sites:
         return model
-    rows = rows_of_tensors(to_proto(model), [s.tensor for s in sites], feeds, plan.mask, ROWS)
+    rows = rows_of_tensors(to_outline(model), [s.tensor for s in sites], feeds, plan.mask, ROWS)
     chosen, factors = [], []
     for site in sites:
         found = best_factors(model, site, rows[site.tensor], planned)

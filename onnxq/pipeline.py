@@ -28,7 +28,7 @@ from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
 from onnxq.diagnosis import diagnosed
 from onnxq.equalisation import equalised
 from onnxq.execute.chain import Quantised
-from onnxq.execute.memory import give_back_freed_memory
+from onnxq.execute.memory import free_old_graphs
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import identity, save, to_proto
@@ -132,7 +132,7 @@ def _run(
     clock = _Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = prepare(load(model, minimum_opset=_opset(config, choice)))
+        prepared = _prepared(model, _opset(config, choice))
         plan = make_plan(prepared, config, choice)
         size = model_bytes(model)
     batch = batch_size(prepared.inputs)
@@ -146,11 +146,11 @@ def _run(
     with clock.stage("equalise"):
         if config.equalise:
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES), second_order=config.second_order)
-            give_back_freed_memory()
+            free_old_graphs()
             # A weight that layers shared has a copy of another name for each.
             plan = make_plan(prepared, config, choice)
             prepared = migrated(prepared, plan, feeds.first(RANGE_SAMPLES))
-            give_back_freed_memory()
+            free_old_graphs()
             plan = make_plan(prepared, config, choice)
     with clock.stage("solve"):
         mark = fingerprint(_identity(prepared, config, calibration, choice)) if folder else ""
@@ -191,7 +191,7 @@ def sensitivity(
         InputError: the model, the samples or an option cannot be used.
     """
     candidates = parse_candidates(config.candidates)
-    prepared = prepare(load(model, minimum_opset=_opset(config, dict(enumerate(candidates)))))
+    prepared = _prepared(model, _opset(config, dict(enumerate(candidates))))
     batch = batch_size(prepared.inputs)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
@@ -214,7 +214,7 @@ def _mixed(
 ) -> Result:
     """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
-    prepared = prepare(load(model, minimum_opset=_opset(config, choice)))
+    prepared = _prepared(model, _opset(config, choice))
     batch = batch_size(prepared.inputs)
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
@@ -262,8 +262,15 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
     """
     config = config or Config()
     with diagnosed(model):
-        prepared = prepare(load(model, minimum_opset=config.opset))
+        prepared = _prepared(model, config.opset)
         return prepared, make_plan(prepared, config)
+
+
+def _prepared(model: str | Path | onnx.ModelProto, opset: int) -> Model:
+    """A model read and rewritten; what it was in between is freed."""
+    prepared = prepare(load(model, minimum_opset=opset))
+    free_old_graphs()
+    return prepared
 
 
 def _tuned(

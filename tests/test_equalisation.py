@@ -23,7 +23,7 @@ from onnxq.ir.layer import find_layers
 from onnxq.ir.linear_form import weight_matrix
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
-from onnxq.ir.save import to_proto
+from onnxq.ir.save import to_outline, to_proto
 from onnxq.passes.equalise import equalise, find_groups, observed_ranks
 from onnxq.passes.prepare import prepare
 from onnxq.plan import make_plan
@@ -120,7 +120,7 @@ def test_factors_are_at_least_one_and_bounded_and_fall_with_the_bits_of_the_weig
     model = block()
     layers = find_layers(model)[0]
     group = next(g for g in find_groups(model, layers) if not g.clips)
-    statistics = channel_statistics(to_proto(model), observed_ranks(model, [group]), [images()])
+    statistics = channel_statistics(to_outline(model), observed_ranks(model, [group]), [images()])
     weights = {r.name: weight_matrix(r, model.constant(r.weight)) for r in group.readers}
 
     def factors(weight_bits: int) -> np.ndarray:

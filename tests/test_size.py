@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, version_converter
 from small_models import images, relu_chain
 
-from onnxq.execute import ort
+from onnxq.execute.ort import Session
 from onnxq.ir import size
+from onnxq.ir.load import load
+from onnxq.ir.outline import Outline
+from onnxq.ir.save import to_outline, to_proto
 from onnxq.ir.size import fits_one_message, model_bytes, weight_bytes, without_large_weights
 from onnxq.pipeline import quantize
 from onnxq.verify.source import ModelSource
@@ -63,17 +66,39 @@ def test_graph_without_its_large_weights_is_a_model_still() -> None:
     assert [value.name for value in light.graph.input] == ["x", "w0", "w1", "w2"]
 
 
+def test_operator_set_is_raised_without_large_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = relu_chain(opset=13)
+    proto.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [8, 8, 3, 3]))  # a default
+    proto.graph.doc_string = "three convolutions"
+    wanted = to_proto(load(proto, minimum_opset=21))
+    seen: list[int] = []
+    convert = version_converter.convert_version
+    monkeypatch.setattr(
+        version_converter, "convert_version", lambda m, opset: (seen.append(m.ByteSize()), convert(m, opset))[1]
+    )
+    monkeypatch.setattr(size, "LITTLE", 100)
+    assert to_proto(load(proto, minimum_opset=21)) == wanted
+    assert seen[0] < proto.ByteSize() / 3
+
+
+@pytest.mark.usefixtures("low_limit")
+def test_message_over_the_limit_runs_and_stays_whole() -> None:
+    model, feed = relu_chain(), {"x": images()}
+    assert not fits_one_message(model)
+    over = Session(model, "the model").run(feed)["y"]
+    np.testing.assert_array_equal(over, Session(to_outline(load(model)), "the model").run(feed)["y"])
+    assert all(len(tensor.raw_data) for tensor in model.graph.initializer)
+
+
 def test_model_over_the_limit_comes_out_as_one_under_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     under = quantize(relu_chain(), images(), work_dir=tmp_path / "under")
-    started: list[str] = []
-    save = ort.save
-    monkeypatch.setattr(
-        ort, "save", lambda proto, path, keep: (started.append(path.name), save(proto, path, keep=keep))[1]
-    )
+    beside: list[str] = []
+    arrays = Outline.arrays
+    monkeypatch.setattr(Outline, "arrays", lambda outline: (beside.extend(outline.constants), arrays(outline))[1])
     monkeypatch.setattr(size, "PROTOBUF_LIMIT", 2000)
     monkeypatch.setattr(size, "LITTLE", 100)
     over = quantize(relu_chain(opset=13), images(), work_dir=tmp_path / "over")
-    assert started, "every part of it fitted one message"
+    assert {"w0", "w1", "w2"} <= set(beside), "weights were copied into messages"
     same = quantize(relu_chain(opset=13), images())
     assert over.model == same.model
     assert len(over.model.graph.node) == len(under.model.graph.node)

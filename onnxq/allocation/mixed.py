@@ -25,7 +25,7 @@ from onnxq.equalisation import equalised
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
-from onnxq.ir.save import to_proto
+from onnxq.ir.save import to_outline
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
@@ -128,7 +128,7 @@ def measured_loss(
         metric: ``kl`` or ``mse``; None to choose by the outputs.
     """
     names = [t.name for t in model.outputs]
-    exact = Session(to_proto(model), "the float model")
+    exact = Session(to_outline(model), "the float model")
     loss = OutputLoss([exact.run(feed, names) for feed in feeds], metric)
     quantised = Session(proto, "the quantised model")
     parts: list[NDArray[np.float64]] = [loss.of(i, quantised.run(feed, names)) for i, feed in enumerate(feeds)]

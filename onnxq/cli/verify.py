@@ -47,6 +47,7 @@ def verify(
     """
     from onnxq.cli.bars import Bars
     from onnxq.data import count_samples, read_feeds
+    from onnxq.execute.memory import free_old_graphs
     from onnxq.ir.load import OLDEST_OPSET, load
     from onnxq.progress import Progress
     from onnxq.report.text import make_console, show_verification
@@ -54,6 +55,7 @@ def verify(
     from onnxq.verify import verify as run
 
     inputs = load(fp32, minimum_opset=OLDEST_OPSET).inputs
+    free_old_graphs()
     batch = batch_size(inputs)
     feeds = read_feeds(data, inputs, samples=samples, batch=batch, ignore={labels} if labels else ())
     known = [n for n in (count_samples(data, inputs), samples) if n is not None]

@@ -35,7 +35,8 @@ from onnxq.emit.tables import emit_tables
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.order import sort_nodes, subgraphs
-from onnxq.ir.save import to_proto
+from onnxq.ir.outline import Outline
+from onnxq.ir.save import to_outline
 from onnxq.ir.table import Table
 from onnxq.plan import LayerPlan, Plan
 from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale, free_bias_scale
@@ -69,7 +70,7 @@ def emit(
         whole: layers whose weights take a byte each whatever the container.
         apart: layers whose matrices take the form of rule 4 whatever their inputs' bits.
     """
-    writer = _Writer(to_proto(model), config.rules)
+    writer = _Writer(to_outline(model), config.rules)
     for name, params in outputs.items():
         writer.quantise_for_all(name, params)
     for layer_plan in plan.layers:
@@ -97,8 +98,8 @@ def packed(solution: LayerSolution, config: Config) -> bool:
 class _Writer:
     """A graph being rewritten, with its names and readers at hand."""
 
-    def __init__(self, proto: onnx.ModelProto, target: Target) -> None:
-        self._proto, self._graph, self._target = proto, proto.graph, target
+    def __init__(self, outline: Outline, target: Target) -> None:
+        self._outline, self._proto, self._graph, self._target = outline, outline.proto, outline.proto.graph, target
         self._nodes = {n.name: n for n in self._graph.node}
         self._names = {name for n in self._graph.node for name in (*n.input, *n.output, n.name)}
         self._names |= {t.name for t in (*self._graph.initializer, *self._graph.input, *self._graph.output)}
@@ -203,12 +204,9 @@ class _Writer:
     def finish(self) -> onnx.ModelProto:
         """The model with its nodes in order and without what nothing reads any more."""
         sort_nodes(self._graph)
-        used = {name for n in self._graph.node for name in _all_reads(n)} | {o.name for o in self._graph.output}
-        kept = [t for t in self._graph.initializer if t.name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
+        self._outline.drop_unread()
         del self._graph.value_info[:]
-        return self._proto
+        return self._outline.filled()
 
     def _pair(self, source: str, base: str, params: QuantParams, output: str | None) -> str:
         """Q and DQ behind a tensor, a Clip before them where the grid is narrower than its type."""

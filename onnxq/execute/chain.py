@@ -82,6 +82,6 @@ class Chain:
 def make_step(model: Model, stage: Stage, arrays: Arrays, quantised: Quantised) -> Step:
     """A stage ready to run on tensors of the types of ``arrays``."""
     types = {name: array.dtype for name, array in stage_feed(stage, arrays, {}).items()}
-    proto = stage_model(model, stage, stage.makes, types, quantised.constants(stage), quantised.quantisers(stage))
-    session = Session(proto, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
+    part = stage_model(model, stage, stage.makes, types, quantised.constants(stage), quantised.quantisers(stage))
+    session = Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
     return Step(stage, session, quantised.grids(stage))

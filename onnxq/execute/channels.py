@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxq.execute.ort import Session
+from onnxq.ir.outline import Outline
 
 MAGNITUDE, POWER = "{}/channel_magnitude", "{}/channel_power"
 
@@ -29,17 +30,17 @@ class ChannelStatistics:
 
 
 def channel_statistics(
-    model: onnx.ModelProto, ranks: Mapping[str, int], feeds: Iterable[Mapping[str, NDArray[np.generic]]]
+    model: Outline, ranks: Mapping[str, int], feeds: Iterable[Mapping[str, NDArray[np.generic]]]
 ) -> dict[str, ChannelStatistics]:
     """Run a model and reduce tensors to their channels (axis 1) on the way, so that none is kept.
 
     Args:
-        model: at opset 13 or newer; spent, for a copy of a large one would be too much.
+        model: at opset 13 or newer; its outputs change.
         ranks: number of axes of the tensors wanted, by name.
         feeds: samples.
     """
-    _reduce(model, ranks)
-    session = Session(model, "the model with its channel statistics", spent=True)
+    _reduce(model.proto, ranks)
+    session = Session(model, "the model with its channel statistics")
     made = [session.run(feed) for feed in feeds]
     return {
         name: ChannelStatistics(

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import sys
 from collections.abc import Callable
+
+
+def free_old_graphs() -> None:
+    """Free the graphs that a pass has left behind, and their weights.
+
+    Nodes and tensors refer to each other, so they wait for Python's collector, which counts objects and not bytes.
+    """
+    gc.collect()
+    give_back_freed_memory()
 
 
 def give_back_freed_memory() -> None:

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxq.errors import UnsupportedError
+from onnxq.ir.outline import Outline
 from onnxq.ir.save import save
 from onnxq.ir.size import fits_one_message
 
@@ -23,21 +24,20 @@ class Session:
     """A loaded model.
 
     Args:
-        model: what to run.
+        model: what to run; as an outline it may be over 2 GiB.
         what: how to call it in an error message.
-        spent: nobody needs the model any more, so that its weights may be left in a file where they are over 2 GiB.
 
     Raises:
         UnsupportedError: onnxruntime cannot load it; the reason is given.
     """
 
-    def __init__(self, model: onnx.ModelProto, what: str, *, spent: bool = False) -> None:
+    def __init__(self, model: onnx.ModelProto | Outline, what: str) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.enable_mem_pattern = False  # shapes may change from batch to batch
         options.enable_cpu_mem_arena = False  # the arena keeps its peak; memory is promised back
         try:
-            with _startable(model, options, keep=not spent) as source:
+            with _startable(model, options) as source:
                 self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common public base
             raise UnsupportedError(f"onnxruntime cannot load {what}: {_first_line(error)}") from error
@@ -58,14 +58,22 @@ class Session:
 
 
 @contextmanager
-def _startable(model: onnx.ModelProto, options: ort.SessionOptions, *, keep: bool) -> Iterator[bytes | str]:
-    """A model as onnxruntime takes it: its bytes, or, where they are too many, a file with the weights beside it."""
-    if fits_one_message(model):
-        yield model.SerializeToString()
+def _startable(model: onnx.ModelProto | Outline, options: ort.SessionOptions) -> Iterator[bytes | str]:
+    """A model as onnxruntime takes it: its bytes, or, where they are too many, a file with the weights beside it.
+
+    Constants of an outline are copied once, into the session.
+    """
+    outline = model if isinstance(model, Outline) else Outline(model, {})
+    arrays = outline.arrays()
+    options.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
+    fits = fits_one_message(outline.proto)
+    if not fits:
+        options.add_session_config_entry("session.disable_prepacking", "1")  # it packs a second copy of them
+    if fits or arrays:
+        yield outline.proto.SerializeToString()
         return
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it is a second copy of the weights
     with TemporaryDirectory(prefix="onnxq-") as folder:
-        save(model, Path(folder) / "model.onnx", keep=keep)
+        save(outline.proto, Path(folder) / "model.onnx")
         yield str(Path(folder) / "model.onnx")
 
 

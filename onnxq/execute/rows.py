@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxq.execute.ort import Arrays, Session
 from onnxq.execute.tokens import read_mask, real_positions
+from onnxq.ir.outline import Outline
 
 Array = NDArray[np.float32]
 
@@ -18,7 +19,7 @@ SAMPLES_AT_ONCE = 8
 
 
 def rows_of_tensors(
-    model: onnx.ModelProto,
+    model: Outline,
     tensors: Sequence[str],
     feeds: Iterable[Mapping[str, NDArray[np.generic]]],
     mask: str | None,
@@ -27,18 +28,19 @@ def rows_of_tensors(
     """Rows of tensors at evenly spread positions, (rows, channels) by name.
 
     Args:
-        model: spent, for a copy of a large one would be too much.
+        model: its outputs change.
         tensors: names of the tensors wanted.
         feeds: samples.
         mask: name of the input that is 0 for padding, which is left out.
         count: rows of each tensor at most.
     """
-    given = {i.name for i in model.graph.input}
+    graph = model.proto.graph
+    given = {i.name for i in graph.input}
     made_inside = [name for name in tensors if name not in given]
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
-    session = Session(model, "the model up to its layers' inputs", spent=True) if made_inside else None
-    any_batch = _any_batch(model)
+    del graph.output[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
+    session = Session(model, "the model up to its layers' inputs") if made_inside else None
+    any_batch = _any_batch(graph)
     gathered: dict[str, list[Array]] = {name: [] for name in tensors}
     for feed in _parts(feeds, any_batch):
         made = {**feed, **(session.run(feed) if session else {})}
@@ -55,10 +57,10 @@ def _spread(rows: Array, count: int) -> Array:
     return rows[:: -(-len(rows) // count)] if len(rows) > count else rows
 
 
-def _any_batch(model: onnx.ModelProto) -> bool:
+def _any_batch(graph: onnx.GraphProto) -> bool:
     """Whether the model leaves the number of samples open."""
-    given = {t.name for t in model.graph.initializer}
-    dims = [i.type.tensor_type.shape.dim for i in model.graph.input if i.name not in given]
+    given = {t.name for t in graph.initializer}
+    dims = [i.type.tensor_type.shape.dim for i in graph.input if i.name not in given]
     return all(len(d) > 0 and not d[0].HasField("dim_value") for d in dims)
 
 

@@ -67,7 +67,7 @@ def block_model(model: Model, block: Block, types: Mapping[str, np.dtype[np.gene
     nodes = [node for node in model.graph.nodes if node.name in wanted]
     made = {t.name for node in nodes for t in node.outputs}
     read = dict.fromkeys(t.name for node in nodes for t in reads(node) if t.name in types and t.name not in made)
-    proto = part_model(model, wanted, block.layers[0].name)
+    proto = part_model(model, wanted, block.layers[0].name).filled()
     set_ends(proto, {name: types[name] for name in read}, block.leaves)
     return proto
 

@@ -14,10 +14,11 @@ from onnx import checker, inliner, numpy_helper, shape_inference
 from onnx.external_data_helper import uses_external_data
 
 from onnxq.errors import ModelError, OnnxqError, UnsupportedError
+from onnxq.ir.constant import detach_constants
 from onnxq.ir.model import Header, Model, Properties
 from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
-from onnxq.ir.size import fits_one_message, without_large_weights
+from onnxq.ir.size import large_weights, without_large_weights
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
@@ -67,6 +68,7 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     _infer_shapes(proto)
     graph = gs.import_onnx(proto)
     _restore_overridable(graph, proto.graph)
+    detach_constants(graph)
     return Model(graph=graph, header=replace(_header(proto), half=half))
 
 
@@ -168,7 +170,9 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
 
 def _check(proto: onnx.ModelProto, name: str) -> None:
     try:
-        checker.check_model(proto if fits_one_message(proto) else without_large_weights(proto))
+        checker.check_model(without_large_weights(proto))
+        for tensor in large_weights(proto):  # one by one, for the checker copies twice what it is given
+            checker.check_tensor(tensor)
     except checker.ValidationError as error:
         reason = " ".join(str(error).split("\n")[0].split())
         if "Field 'shape'" in reason:  # an output of unknown rank, which runtimes accept
@@ -194,10 +198,6 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
     if opset >= minimum:
         return proto
     header = _header(proto)
-    if not fits_one_message(proto):
-        raise UnsupportedError(
-            f"{name} is over 2 GiB at opset {opset}, but opset {minimum} is needed: export it with that."
-        )
     raised = raise_opset(proto, opset, minimum, name)
     write_header(raised, header)
     _name_nodes(raised.graph)

@@ -5,6 +5,7 @@
 2. It infers shapes on the way, and onnx misreads the one that a ConvTranspose gives its output: only the shapes that
    were there are kept.
 3. Before 11 a Pad may carry a value that its mode has no use for; the converter takes it for an error.
+4. It copies a model several times over, and takes 2 GiB at most: large weights are kept from it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from onnx import checker, helper, numpy_helper, version_converter
 
 from onnxq.errors import UnsupportedError
 from onnxq.ir.order import subgraphs
+from onnxq.ir.size import put_large_weights_back, without_large_weights
 
 RULES_SINCE = 11
 """Operator set in which Resize was given its rules, and Pad its value as an input."""
@@ -36,12 +38,13 @@ def raise_opset(proto: onnx.ModelProto, present: int, wanted: int, name: str) ->
     try:
         if present < RULES_SINCE:
             _drop_idle_values(proto.graph)
-        raised = version_converter.convert_version(proto, wanted)
+        raised = version_converter.convert_version(without_large_weights(proto), wanted)
         if present < RULES_SINCE:
             _name_resizing(raised.graph)
         raised.graph.ClearField("value_info")
         raised.graph.value_info.extend(proto.graph.value_info)
         checker.check_model(raised)
+        put_large_weights_back(raised, proto)
     except (RuntimeError, ValueError, IndexError, version_converter.ConvertError, checker.ValidationError) as error:
         reason = " ".join(str(error).split("\n")[0].split())
         raise UnsupportedError(

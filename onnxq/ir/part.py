@@ -10,10 +10,10 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxq.ir.model import Model
-from onnxq.ir.save import IR_OF_OPSET
+from onnxq.ir.outline import Outline, outline_of
 
 
-def part_model(model: Model, nodes: Collection[str], name: str) -> onnx.ModelProto:
+def part_model(model: Model, nodes: Collection[str], name: str) -> Outline:
     """Nodes with their constants; what goes in and out of them is given by :func:`set_ends`.
 
     Args:
@@ -27,9 +27,7 @@ def part_model(model: Model, nodes: Collection[str], name: str) -> onnx.ModelPro
         import_domains=model.graph.import_domains,
         name=name,
     )
-    proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
-    return proto
+    return outline_of(graph)
 
 
 def set_ends(proto: onnx.ModelProto, inputs: Mapping[str, np.dtype[np.generic]], outputs: Iterable[str]) -> None:

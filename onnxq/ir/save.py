@@ -9,46 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from onnxq.errors import OutputError
 from onnxq.ir.load import write_header
 from onnxq.ir.model import Model
-from onnxq.ir.order import subgraphs
-from onnxq.ir.size import fits_one_message, without_large_weights
-
-# The IR version that introduced what an operator set may hold; a model must state at least this one.
-IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
+from onnxq.ir.outline import Outline, outline_of
+from onnxq.ir.size import fits_one_message, large_weights, without_large_weights
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
     """The model as a protobuf message with its header, names and metadata as they came."""
-    proto: onnx.ModelProto = gs.export_onnx(model.graph, do_type_check=False)
-    _drop_twins(proto.graph, set())
-    proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if model.opset >= opset)
-    write_header(proto, model.header)
-    return proto
+    return to_outline(model).filled()
+
+
+def to_outline(model: Model) -> Outline:
+    """The same message without its large constants, which are those of the graph."""
+    outline = outline_of(model.graph)
+    write_header(outline.proto, model.header)
+    return outline
 
 
 def identity(model: Model) -> Iterator[bytes]:
     """Everything a model consists of, piece by piece, for one message holds 2 GiB at most."""
     proto = to_proto(model)
-    graph = without_large_weights(proto)
-    yield graph.SerializeToString(deterministic=True)
-    held = {t.name for t in graph.graph.initializer}
-    yield from (t.SerializeToString(deterministic=True) for t in proto.graph.initializer if t.name not in held)
-
-
-def _drop_twins(graph: onnx.GraphProto, outer: set[str]) -> None:
-    """Drop the copies of outer constants that onnx-graphsurgeon writes into every subgraph that reads them."""
-    kept = [t for t in graph.initializer if t.name not in outer]
-    if len(kept) < len(graph.initializer):
-        kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
-    for node in graph.node:
-        for subgraph in subgraphs(node):
-            _drop_twins(subgraph, outer | {t.name for t in graph.initializer})
+    yield without_large_weights(proto).SerializeToString(deterministic=True)
+    yield from (tensor.SerializeToString(deterministic=True) for tensor in large_weights(proto))
 
 
 def check_writable(path: Path) -> None:
@@ -69,7 +54,7 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"output {path} cannot be written: {error.strerror}.") from error
 
 
-def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
+def save(proto: onnx.ModelProto, path: Path) -> None:
     """Write a model so that the file appears complete or not at all.
 
     Weights of a model over 2 GiB go to a file of the same name with ``.data`` behind it.
@@ -77,7 +62,6 @@ def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
     Args:
         proto: the model.
         path: of the file.
-        keep: leave the model as it was; otherwise weights that went to a file are not read back.
 
     Raises:
         OutputError: the disk is full, or the place cannot be written; nothing is left behind.
@@ -87,8 +71,8 @@ def save(proto: onnx.ModelProto, path: Path, *, keep: bool = True) -> None:
             _write(draft, proto.SerializeToString(deterministic=True))
         else:
             onnx.save(proto, draft, save_as_external_data=True, location=f"{path.name}.data")
-            if keep:  # writing left references to the file in place of the weights
-                onnx.load_external_data_for_model(proto, str(draft.parent))
+            # Writing left references to the file in place of the weights.
+            onnx.load_external_data_for_model(proto, str(draft.parent))
             if Path(f"{draft}.data").exists():  # small tensors stay in the message
                 os.replace(f"{draft}.data", f"{path}.data")
 

@@ -47,7 +47,7 @@ def without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which large initializers are inputs of their shape: what can be said of the graph can be said of it."""
     light = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
     graph = light.graph
-    graph.name = proto.graph.name
+    graph.name, graph.doc_string = proto.graph.name, proto.graph.doc_string
     graph.node.extend(proto.graph.node)
     graph.value_info.extend(proto.graph.value_info)
     graph.input.extend(proto.graph.input)
@@ -55,11 +55,35 @@ def without_large_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.sparse_initializer.extend(proto.graph.sparse_initializer)
     listed = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
-        if _claimed(tensor) < LITTLE:
+        if not _is_large(tensor):
             graph.initializer.append(tensor)
         elif tensor.name not in listed:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     return light
+
+
+def put_large_weights_back(light: onnx.ModelProto, proto: onnx.ModelProto) -> None:
+    """Make initializers again, in place and in their order, of what :func:`without_large_weights` left out."""
+    kept = {t.name: onnx.TensorProto.FromString(t.SerializeToString()) for t in light.graph.initializer}
+    large = {t.name: t for t in large_weights(proto)}
+    unlisted = large.keys() - {value.name for value in proto.graph.input}
+    inputs = light.graph.input
+    for index in [i for i, value in enumerate(inputs) if value.name in unlisted][::-1]:
+        del inputs[index]
+    del light.graph.initializer[:]
+    known = [t.name for t in proto.graph.initializer]
+    for name in (*known, *(n for n in kept if n not in known)):
+        if name in large or name in kept:
+            light.graph.initializer.append(large[name] if name in large else kept[name])
+
+
+def large_weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The initializers that :func:`without_large_weights` leaves out."""
+    return (tensor for tensor in proto.graph.initializer if _is_large(tensor))
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return _claimed(tensor) >= LITTLE
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

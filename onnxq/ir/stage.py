@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
+from onnxq.ir.outline import Outline
 from onnxq.ir.part import part_model, set_ends
 from onnxq.quant.spec import QuantParams
 
@@ -109,7 +110,7 @@ def stage_model(
     types: Mapping[str, np.dtype[np.generic]],
     constants: Mapping[tuple[str, str], NDArray[np.float32]],
     quantisers: Mapping[str, QuantParams],
-) -> onnx.ModelProto:
+) -> Outline:
     """A stage as a model that onnxruntime runs.
 
     Args:
@@ -121,7 +122,8 @@ def stage_model(
             the constant's and the layer's or node's name.
         quantisers: tensors to quantise to 8 or 16 bits where they are made.
     """
-    proto = part_model(model, set(stage.nodes), f"stage {stage.depth}")
+    part = part_model(model, set(stage.nodes), f"stage {stage.depth}")
+    proto = part.proto
     inputs = {name: types[name] for name in stage.reads}
     layer_of = {layer.name: layer for layer in stage.layers}
     for node in proto.graph.node:
@@ -130,33 +132,32 @@ def stage_model(
             node.input[0] = QUANTISED_INPUT.format(layer.input, layer.name)
             inputs[node.input[0]] = np.dtype(np.float32)
     for layer in stage.layers:
-        _replace_constants(proto.graph, layer, constants)
+        _replace_constants(part, layer, constants)
     for node in proto.graph.node:
         if node.name not in layer_of:
-            _replace(proto.graph, node, node.name, constants)
+            _replace(part, node, node.name, constants)
     for name, params in quantisers.items():
         _quantise(proto.graph, name, params)
     set_ends(proto, inputs, outputs)
-    return proto
+    part.drop_unread()
+    return part
 
 
-def _replace_constants(
-    graph: onnx.GraphProto, layer: Layer, constants: Mapping[tuple[str, str], NDArray[np.float32]]
-) -> None:
+def _replace_constants(part: Outline, layer: Layer, constants: Mapping[tuple[str, str], NDArray[np.float32]]) -> None:
     """Let one layer read other values, while whoever shares the constant with it keeps reading the old ones."""
-    for node in graph.node:
+    for node in part.proto.graph.node:
         if node.name != layer.name and layer.output not in node.output:
             continue
-        _replace(graph, node, layer.name, constants)
+        _replace(part, node, layer.name, constants)
 
 
 def _replace(
-    graph: onnx.GraphProto, node: onnx.NodeProto, owner: str, constants: Mapping[tuple[str, str], NDArray[np.float32]]
+    part: Outline, node: onnx.NodeProto, owner: str, constants: Mapping[tuple[str, str], NDArray[np.float32]]
 ) -> None:
     for i, name in enumerate(node.input):
         if (name, owner) in constants:
             node.input[i] = QUANTISED_INPUT.format(name, owner)
-            graph.initializer.append(numpy_helper.from_array(constants[name, owner], node.input[i]))
+            part.add(node.input[i], constants[name, owner])
 
 
 def _quantise(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:

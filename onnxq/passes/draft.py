@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnxq.ir.constant import is_plain
 from onnxq.ir.model import Model, Remark
 from onnxq.passes.copying import copy_graph
 
@@ -126,19 +126,6 @@ class Draft:
 def op_of(node: gs.Node) -> str:
     """The operator of a node of the standard domain; an empty text for operators of other makers."""
     return str(node.op) if node.domain in (None, "", "ai.onnx") else ""
-
-
-def is_plain(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is a dense constant of numbers that numpy knows by itself."""
-    if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
-        return False
-    # onnx-graphsurgeon gives the number of the ONNX type where it finds no numpy type.
-    return not isinstance(tensor.dtype, int) and is_plain_dtype(np.dtype(tensor.dtype))
-
-
-def is_plain_dtype(dtype: np.dtype[Any]) -> bool:
-    """Whether numpy itself has a type of numbers, not one of its extensions (int4, bfloat16, float8)."""
-    return dtype.isbuiltin == 1 and dtype.kind in "fiub"
 
 
 def reads_of_subgraphs(graph: gs.Graph) -> set[str]:
