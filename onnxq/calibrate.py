@@ -40,10 +40,14 @@ HOLD_OUT = 8
 """Every eighth sample is kept back from fitting; every eighth row where there are fewer samples."""
 
 FEWEST_ROWS, MOST_ROWS = 16_384, 65_536
-"""Rows drawn for a narrow and for a wide layer, memory permitting; between them, ROWS_PER_INPUT for each input."""
+"""Rows drawn for a layer at least and at most, memory permitting."""
 
 ROWS_PER_INPUT = 16
 """Beyond so many rows for each input of a row, their moments' noise is far below that of the samples' own choice."""
+
+ROW_VALUES = 2**24
+"""Values that rows of a narrow layer hold: they cost little, and with all that a small set has nothing hangs on which
+were drawn."""
 
 
 @dataclass(frozen=True)
@@ -340,7 +344,8 @@ class Calibration:
         if layer.op == "ConvTranspose" and layer.window:
             inputs = layer.parameters // layer.weight_shape[1]
         each = 4 * ((1 + self._float_rows) * inputs + layer.channels) * len(stage.layers)
-        enough = np.clip(ROWS_PER_INPUT * inputs // groups, FEWEST_ROWS, MOST_ROWS)
+        wanted = max(ROWS_PER_INPUT * inputs // groups, ROW_VALUES // (inputs + layer.channels))
+        enough = np.clip(wanted, FEWEST_ROWS, MOST_ROWS)
         return int(np.clip(self._row_bytes // each, 256, enough))
 
 
