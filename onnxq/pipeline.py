@@ -33,10 +33,11 @@ from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import identity, save, to_proto
 from onnxq.ir.size import model_bytes
+from onnxq.ir.table import find_tables
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
-from onnxq.network import NetworkSolution, solve_network
+from onnxq.network import NetworkSolution, by_constant, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
@@ -236,7 +237,8 @@ def _mixed(
             run = _run(model, data, config, found.choice, progress, place, resume)
             metric = problem.sensitivity.metric if problem else None
             loss, error = measured_loss(prepared, run.result.model, judged, metric)
-            quantised = Quantised(run.network.layers, run.network.outputs)
+            tables = by_constant(find_tables(run.model), run.network.tables)
+            quantised = Quantised(run.network.layers, run.network.outputs, tables)
             return Attempt(found, run.model, quantised, loss, run.result, error)
 
         best, tried = carried_out(allocation, problem, kept, config, solve, choose_again, progress)

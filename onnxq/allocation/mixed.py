@@ -26,7 +26,9 @@ from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
+from onnxq.ir.table import find_tables
 from onnxq.ir.tensor import has_fixed_batch
+from onnxq.migration import MIGRATED, migrated
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
 
@@ -38,17 +40,26 @@ SIZE_ROUNDS = 5
 
 
 def choice_for_all(model: Model, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
-    """The candidate in the middle for every layer: the bits at which channels are equalised before any are chosen."""
+    """The candidate in the middle for every part: the bits at which channels are equalised before any are chosen."""
     choices = make_choices(model, candidates, config)
-    ordered = {la.name: sorted(c for c in choices.of(la.name) if c != FLOAT) for la in choices.layers}
+    ordered = {name: sorted(c for c in choices.of(name) if c != FLOAT) for name in choices.names}
     return {name: found[len(found) // 2] if found else FLOAT for name, found in ordered.items()}
 
 
 def equalised_for(model: Model, choice: Mapping[str, Candidate], feeds: Sequence[Feed], config: Config) -> Model:
-    """The model with its channels equalised for an allocation, where the configuration asks for it."""
-    if not config.equalise or all(candidate == FLOAT for candidate in choice.values()):
+    """The model with its channels equalised and ranges migrated for an allocation, where that is asked for."""
+    if not config.equalise or all(choice[layer.name] == FLOAT for layer in find_layers(model)[0]):
         return model
-    return equalised(model, make_plan(model, config, choice), feeds, second_order=config.second_order)
+    ready = equalised(model, make_plan(model, config, choice), feeds, second_order=config.second_order)
+    return migrated(ready, make_plan(ready, config, choice), feeds)
+
+
+def alike(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Candidates apart by whether range is migrated for them: a model is made ready for one kind or the other."""
+    coarse = [c for c in candidates if c.activations <= MIGRATED]
+    fine = [c for c in candidates if c.activations > MIGRATED and c != FLOAT]
+    groups = [group for group in (coarse, fine) if group] or [[]]
+    return [[*group, *(c for c in candidates if c == FLOAT)] for group in groups]
 
 
 def tables_for(
@@ -64,9 +75,10 @@ def tables_for(
     """The tables of a prepared model at the configuration's candidates."""
     candidates = parse_candidates(config.candidates)
     few = first_feeds(feeds, config.table_samples)
-    ready = equalised_for(model, choice_for_all(model, candidates, config), few, config)
+    groups = alike(candidates) if options.method == "full" else [list(candidates)]
+    ready = [(equalised_for(model, choice_for_all(model, g, config), few, config), g) for g in groups]
     found = tabulate(ready, candidates, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
-    shared = find_agreements(model, find_layers(model)[0])  # equalising gives each owner of a weight its own copy
+    shared = find_agreements(model, find_layers(model)[0], find_tables(model))  # equalised layers have their own copies
     return dataclasses.replace(found, agreements=shared)
 
 
