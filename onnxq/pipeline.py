@@ -26,7 +26,7 @@ from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
 from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
 from onnxq.diagnosis import diagnosed
-from onnxq.equalisation import equalised
+from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.ir.load import load
@@ -48,9 +48,6 @@ from onnxq.version import VERSION
 
 GATE_SAMPLES = 16
 """Calibration samples on which the emitted model must run at every level."""
-
-RANGE_SAMPLES = 64
-"""Calibration samples over which the ranges of channels are taken."""
 
 
 @dataclass(frozen=True)

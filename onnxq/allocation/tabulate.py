@@ -16,7 +16,7 @@ from onnxq.allocation.cost.table import cost_table
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.sensitivity import measure_sensitivities
 from onnxq.allocation.tables import SensitivityTable, as_matrix
-from onnxq.candidate import Candidate
+from onnxq.candidate import Candidate, parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, set_apart
 from onnxq.ir.model import Model
@@ -44,8 +44,8 @@ class Measuring:
 
 
 def tabulate(
+    model: Model,
     ready: Sequence[tuple[Model, Sequence[Candidate]]],
-    candidates: Sequence[Candidate],
     feeds: Sequence[Feed],
     config: Config,
     options: Measuring,
@@ -57,9 +57,9 @@ def tabulate(
     """Sensitivities and costs of every layer at every candidate.
 
     Args:
-        ready: the same network made ready for some of the candidates, prepared, and which these are. What is measured
-            is the loss of the network at each of them, so each may have its own factors.
-        candidates: all of them.
+        model: prepared; not changed.
+        ready: the same network made ready for some of the candidates, and which these are. What is measured is the
+            network's loss at each of them, so each may have its own factors of channels.
         feeds: batches of samples, the first ``config.table_samples`` of them to judge by.
         config: container, edge bits, memory limit, seed.
         options: what to measure and how.
@@ -71,8 +71,7 @@ def tabulate(
         ConfigError: a table that was given cannot be used.
         CalibrationError: a layer reads or makes NaN or infinity in the float network.
     """
-    model = ready[0][0]
-    choices = make_choices(model, candidates, config)
+    choices = make_choices(model, parse_candidates(config.candidates), config)
     progress(Progress("costs", 0, None))
     costs = cost_table(
         model,
