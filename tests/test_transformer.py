@@ -9,13 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto
 from small_models import DRIFT
-from small_transformer import DECOMPOSED, FUSED, encoder, sentences
+from small_transformer import DECOMPOSED, FUSED, encoder, fused_encoder, sentences
 
 from onnxq.allocation.choices import make_choices
 from onnxq.allocation.cost.placeholder import placeholder_model
 from onnxq.allocation.sensitivity import measure_sensitivities
 from onnxq.candidate import Candidate
 from onnxq.config import Config
+from onnxq.execute.ort import Session
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.load import load
 from onnxq.passes.prepare import prepare
@@ -47,6 +48,23 @@ def test_transformer_keeps_its_answers_at_every_level(norm: str, weights: int, a
     assert all(check.ok for check in report.loads)
     assert max(check.relative_diff or 0.0 for check in report.loads) < DRIFT
     assert report.outputs[0].sqnr_db > KEPT_DB[weights, activations]
+
+
+@pytest.mark.parametrize("attention", ["onnx", "microsoft"])
+def test_fused_operators_are_kept_and_what_they_leave_in_float_is_told(attention: str) -> None:
+    model = fused_encoder(attention)
+    exact, fused = (Session(m, "").run(sentences(seed=3))["y"] for m in (encoder(), model))
+    np.testing.assert_allclose(fused, exact, rtol=0, atol=1e-5)
+    result = quantised(model, Config())
+    report = verify(model, result.model, [sentences(seed=3)])
+    assert all(check.ok for check in report.loads)
+    assert report.outputs[0].sqnr_db > KEPT_DB[8, 8]
+    assert {"Attention", "Gelu", "LayerNormalization"} <= {n.op_type for n in result.model.graph.node}
+    assert {la.name for la in result.report.layers} == {"o0", "i0", "d0"} | (
+        {"q0", "k0", "v0"} if attention == "onnx" else set()
+    )
+    (told,) = (r.reason for r in result.report.left_in_float if r.node == "cr")
+    assert "weights it holds are left in float" in told
 
 
 def test_every_product_runs_on_integers_at_8_bits() -> None:
