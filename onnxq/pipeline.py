@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,6 +126,21 @@ def _run(
     resume: bool,
 ) -> _Run:
     """One way through, at the configuration's bits or at each layer's own."""
+    with Again(config.memory_limit // 8) if config.tuning else nullcontext() as again:
+        return _run_keeping(again, model, calibration, config, choice, progress, folder, resume)
+
+
+def _run_keeping(
+    again: Again | None,
+    model: str | Path | onnx.ModelProto,
+    calibration: Data,
+    config: Config,
+    choice: Mapping[str, Candidate] | None,
+    progress: Listener,
+    folder: Path | None,
+    resume: bool,
+) -> _Run:
+    """The same, with a place for samples that are wanted again."""
     clock = _Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
@@ -137,7 +152,7 @@ def _run(
         counted(
             read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch), calibration, config, progress
         ),
-        Again(config.memory_limit // 8) if config.tuning else None,
+        again,
     )
     gate = feeds.first(GATE_SAMPLES)
     with clock.stage("equalise"):
@@ -292,6 +307,7 @@ def _tuned(
         network.outputs,
         feeds,
         options,
+        tables={p.table.weight: network.tables[p.table.name].dequantized() for p in plan.tables},
         fixed=has_fixed_batch(model.inputs),
         memory_limit=config.memory_limit // 2,
         seed=config.seed,

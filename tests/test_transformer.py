@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnxq.allocation.choices import make_choices
 from onnxq.allocation.cost.placeholder import placeholder_model
 from onnxq.allocation.sensitivity import measure_sensitivities
 from onnxq.candidate import Candidate
-from onnxq.config import Config
+from onnxq.config import Config, Tuning
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.load import load
@@ -157,3 +158,17 @@ def test_weights_alone_are_measured_with_the_scales_of_blocks_that_they_will_hav
     choices = make_choices(model, (Candidate(4, 32), Candidate(8, 8)), Config(edge_bits="same"))
     measure_sensitivities(model, choices, [sentences()], Config(edge_bits="same"))
     assert seen == {(4, 32), (8, None)}
+
+
+def test_tuning_through_the_network_sees_tables_as_they_are_stored() -> None:
+    def tuned(embeddings: int) -> tuple[float, float]:
+        tuning = Tuning(steps=20, features=0.0, rows=16)
+        result = quantised(encoder(), Config(edge_bits="same", embeddings=embeddings, tuning=tuning))  # type: ignore[arg-type]
+        assert all(check.ok for check in result.report.loads)
+        (told,) = (note.reason for note in result.report.notes if "held-out" in note.reason)
+        before, after = map(float, re.findall(r"[\d.e-]+\d", told.split("samples")[1]))
+        return before, after
+
+    coarse, exact = tuned(4), tuned(32)
+    assert coarse[0] > 2 * exact[0]  # rows at 4 bits are most of what is lost
+    assert coarse[1] <= coarse[0] and exact[1] <= exact[0]
