@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from onnxq.models.bert import bert_base
+from onnxq.models.bert import bert_base, minilm_l6
 from onnxq.models.mobilenet import mobilenet_v2
 from onnxq.models.network import Network
 from onnxq.models.resnet import resnet18, resnet50, resnet101
@@ -19,6 +19,8 @@ NETWORKS: Mapping[str, Callable[[], Network]] = MappingProxyType(
         "mobilenet_v2": mobilenet_v2,
         "bert_base": bert_base,
         "bert_base_qa": partial(bert_base, "question_answering"),
+        "minilm_l6": minilm_l6,
     }
 )
-"""Makers of the architectures; ``bert_base`` has a pooler, ``bert_base_qa`` the head for question answering."""
+"""Makers of the architectures; ``bert_base`` has a pooler, ``bert_base_qa`` the head for question answering,
+and ``minilm_l6`` gives sentence embeddings."""

@@ -222,10 +222,18 @@ class Config:
     @property
     def table_bits(self) -> int:
         """Bits of tables."""
+        return self.table_bits_beside(self.weights)
+
+    def table_bits_beside(self, weights: int) -> int:
+        """Bits of tables in a model whose weights have so many."""
         if self.embeddings != "same":
             return self.embeddings
         known = (4, 8) if self.rules.tables is None else self.rules.tables
-        return next((bits for bits in known if self.weights <= bits), FLOAT_BITS)
+        return next((bits for bits in known if weights <= bits), FLOAT_BITS)
+
+    def quantises_products(self, activations: int) -> bool:
+        """Whether products of two activations are quantised in a model whose activations have so many bits."""
+        return max(self.attention, activations) <= 8
 
     @property
     def edge_weights(self) -> int:

@@ -38,6 +38,9 @@ from onnxq.plan import LayerPlan, Plan
 
 Array = NDArray[np.float32]
 
+RANGE_SAMPLES = 64
+"""Calibration samples over which the ranges of channels are taken."""
+
 STRENGTHS = np.linspace(0.0, 1.0, 9)
 
 LARGEST_FACTOR = 32.0

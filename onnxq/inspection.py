@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ import onnx
 from onnxq.data.feed import Signature
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
+from onnxq.ir.product import Product
 from onnxq.ir.save import to_proto
 from onnxq.ir.tensor import TensorInfo
 from onnxq.plan import Plan
@@ -95,6 +96,26 @@ class Inspection:
             "parameters": self.parameters,
             "macs": self.macs,
         }
+
+
+def layer_macs(model: Model, layers: Iterable[Layer]) -> list[int | None]:
+    """Multiply-accumulate operations of layers for one sample; None where the shapes leave them open."""
+    samples = _samples(model)
+    shapes = _shapes(model, samples)
+    return [_macs(layer, shapes, samples) for layer in layers]
+
+
+def product_macs(model: Model, products: Sequence[Product]) -> list[int | None]:
+    """The same of products of two activations."""
+    samples = _samples(model)
+    shapes = _shapes(model, samples) if products else {}
+    found: list[int | None] = []
+    for product in products:
+        made, left = shapes.get(product.output), shapes.get(product.left)
+        sizes = [*(made or (None,)), *(left or (None,))[-1:]]
+        known = [d for d in sizes if d is not None]
+        found.append(math.prod(known) // samples if len(known) == len(sizes) else None)
+    return found
 
 
 def describe(model: Model, plan: Plan) -> Inspection:

@@ -38,6 +38,9 @@ ENOUGH_GAIN = {True: 0.98, False: 0.8}
 CLIP_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.55, 0.4)
 """Ranges of the trial grids, as fractions of the rows' range."""
 
+MIGRATED = 8
+"""Bits of inputs at most for which their range is migrated: finer grids have room for every channel."""
+
 ROWS = 512
 """Tokens on which noise is measured."""
 
@@ -54,7 +57,7 @@ def migrated(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
     sites = [
         site
         for site in find_sites(model, [p.layer for p in plan.layers])
-        if all(planned[la.name].activations <= 8 for la in site.readers)
+        if all(planned[la.name].activations <= MIGRATED for la in site.readers)
         and (plan.products or site.readers[0].op == "MatMul")  # a convolutional network's head has been equalised
     ]
     if not sites:

@@ -19,6 +19,7 @@ from onnxq.ir.block import Block, find_blocks
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
+from onnxq.ir.table import Table
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
@@ -177,12 +178,9 @@ class _Walk:
 
     def _constants(self, stage: Stage) -> dict[tuple[str, str], Array]:
         """Quantised weights, biases and tables of a stage, by the constant's and the node's name."""
-        tables = {
-            (p.table.weight, p.table.name): self.tables[p.table.name].dequantized()
-            for p in self._plan.tables
-            if p.table.name in stage.nodes
-        }
-        return tables | Quantised(self.solutions).constants(stage)
+        return Quantised(
+            self.solutions, tables=by_constant((p.table for p in self._plan.tables), self.tables)
+        ).constants(stage)
 
     def _solution(self, layer: Layer, seen: Observation) -> LayerSolution:
         finished = self._checkpoint.load(layer.name)
@@ -217,6 +215,13 @@ class _Walk:
 
     def _spec(self, bits: int) -> QuantSpec:
         return activation_spec(bits, symmetric=self._config.rules.symmetric)
+
+
+def by_constant(
+    tables: Iterable[Table], solutions: Mapping[str, TableSolution]
+) -> dict[tuple[str, str], TableSolution]:
+    """Solutions by the name of the constant and of the node, for the tables that have one."""
+    return {(t.weight, t.name): solutions[t.name] for t in tables if t.name in solutions}
 
 
 def _solve_tables(model: Model, plan: Plan) -> dict[str, TableSolution]:

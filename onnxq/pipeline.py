@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,17 +26,18 @@ from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config, Tuning
 from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
 from onnxq.diagnosis import diagnosed
-from onnxq.equalisation import equalised
+from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import free_old_graphs
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import identity, save, to_proto
 from onnxq.ir.size import model_bytes
+from onnxq.ir.table import find_tables
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
-from onnxq.network import NetworkSolution, solve_network
+from onnxq.network import NetworkSolution, by_constant, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
@@ -48,9 +49,6 @@ from onnxq.version import VERSION
 
 GATE_SAMPLES = 16
 """Calibration samples on which the emitted model must run at every level."""
-
-RANGE_SAMPLES = 64
-"""Calibration samples over which the ranges of channels are taken."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,21 @@ def _run(
     resume: bool,
 ) -> _Run:
     """One way through, at the configuration's bits or at each layer's own."""
+    with Again(config.memory_limit // 8) if config.tuning else nullcontext() as again:
+        return _run_keeping(again, model, calibration, config, choice, progress, folder, resume)
+
+
+def _run_keeping(
+    again: Again | None,
+    model: str | Path | onnx.ModelProto,
+    calibration: Data,
+    config: Config,
+    choice: Mapping[str, Candidate] | None,
+    progress: Listener,
+    folder: Path | None,
+    resume: bool,
+) -> _Run:
+    """The same, with a place for samples that are wanted again."""
     clock = _Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
@@ -140,7 +153,7 @@ def _run(
         counted(
             read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch), calibration, config, progress
         ),
-        Again(config.memory_limit // 8) if config.tuning else None,
+        again,
     )
     gate = feeds.first(GATE_SAMPLES)
     with clock.stage("equalise"):
@@ -239,7 +252,8 @@ def _mixed(
             run = _run(model, data, config, found.choice, progress, place, resume)
             metric = problem.sensitivity.metric if problem else None
             loss, error = measured_loss(prepared, run.result.model, judged, metric)
-            quantised = Quantised(run.network.layers, run.network.outputs)
+            tables = by_constant(find_tables(run.model), run.network.tables)
+            quantised = Quantised(run.network.layers, run.network.outputs, tables)
             return Attempt(found, run.model, quantised, loss, run.result, error)
 
         best, tried = carried_out(allocation, problem, kept, config, solve, choose_again, progress)
@@ -303,6 +317,7 @@ def _tuned(
         network.outputs,
         feeds,
         options,
+        tables={p.table.weight: network.tables[p.table.name].dequantized() for p in plan.tables},
         fixed=has_fixed_batch(model.inputs),
         memory_limit=config.memory_limit // 2,
         seed=config.seed,

@@ -83,7 +83,8 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
     Args:
         model: prepared.
         config: the bits of all layers, the target, and the container of the weights.
-        choice: each layer's own bits, by its name, in place of the configuration's.
+        choice: each layer's own bits, by its name, in place of the configuration's. A table or product that it names
+            too gets what it would have in a model of that candidate throughout; others follow the configuration.
 
     Raises:
         UnsupportedError: the model has no layer to quantise, here or for this target; says what stands in the way.
@@ -101,10 +102,14 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
     edges = first | last
     require_opset(model, config.rules)
     raised: tuple[Remark, ...] = ()
+    usual = Candidate(config.weights, config.activations)
     if choice is None:
         asked = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
         choice, raised = fit_bits(asked, layers, config.rules)
-    _require_matching(choice, [la.name for la in layers])
+    tables = find_tables(model)
+    _require_matching(
+        choice, [la.name for la in layers], [*(t.name for t in tables), *(p.name for p in find_products(model))]
+    )
     require_taken(choice, layers, config.rules)
     planned = []
     for layer in layers:
@@ -117,12 +122,16 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         integer = layer.op == "Conv" and bits.activations == 8 and config.integer_weights(bits.weights)
         block = block_of(layer, bits, config)
         planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer, block))
-    products = find_products(model) if max(config.attention, config.activations) <= 8 else ()
+    products = tuple(
+        p for p in find_products(model) if config.quantises_products(choice.get(p.name, usual).activations)
+    )
     outputs = find_places(model, planned, products, config)
     names = {p.name for p in products}
     remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
     known = tuple(r for r in raised if choice[r.node] != FLOAT)
-    return Plan(tuple(planned), outputs, remarks, products, _tables(model, config), find_mask(model), known)
+    stored = tuple(TablePlan(t, table_bits(t, choice.get(t.name, usual), config)) for t in tables)
+    stored = tuple(p for p in stored if p.bits != FLOAT_BITS)
+    return Plan(tuple(planned), outputs, remarks, products, stored, find_mask(model), known)
 
 
 def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:
@@ -134,13 +143,10 @@ def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:
     return next((size for size in sizes if size >= SMALLEST_BLOCK and inputs % size == 0), None)
 
 
-def _tables(model: Model, config: Config) -> tuple[TablePlan, ...]:
-    def bits(table: Table) -> int:
-        edge = table.shape[0] <= FEW_ROWS and config.edge_bits != "same"
-        return max(config.table_bits, 8) if edge else config.table_bits
-
-    planned = (TablePlan(table, bits(table)) for table in find_tables(model))
-    return tuple(p for p in planned if p.bits != FLOAT_BITS)
+def table_bits(table: Table, candidate: Candidate, config: Config) -> int:
+    """Bits of a table in a model of one candidate throughout; 32 where it stays in float."""
+    edge = table.shape[0] <= FEW_ROWS and config.edge_bits != "same"
+    return max(config.table_bits_beside(candidate.weights), 8 if edge else 0)
 
 
 def uniform_bits(config: Config, *, edge: bool) -> Candidate:
@@ -150,15 +156,15 @@ def uniform_bits(config: Config, *, edge: bool) -> Candidate:
     return Candidate(config.edge_weights, max(config.activations, config.edge_bits))
 
 
-def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str]) -> None:
-    missing, foreign = [n for n in layers if n not in choice], [n for n in choice if n not in layers]
+def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str], others: Sequence[str]) -> None:
+    missing, foreign = [n for n in layers if n not in choice], [n for n in choice if n not in {*layers, *others}]
     if missing or foreign:
         told = [f"lacks {', '.join(missing[:5])}"] * bool(missing) + [f"names {', '.join(foreign[:5])}"] * bool(foreign)
         raise ConfigError(
             f"the allocation does not fit the model's {len(layers)} layers: it {' and '.join(told)}; "
             "make one from a table of this model."
         )
-    if all(bits == FLOAT for bits in choice.values()):
+    if all(choice[name] == FLOAT for name in layers):
         raise ConfigError(
             "the allocation leaves every layer in float, so there is nothing to quantise; lower a budget."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
 from small_models import build, normal
 
 WIDTH, HEADS, INNER, TOKENS, WORDS = 32, 2, 64, 12, 300
@@ -76,6 +77,51 @@ def encoder(
     }  # fmt: skip
     arrays = {name: np.asarray(value) for name, value in constants.items()}
     return build(text.replace("attention_mask", mask), **arrays)
+
+
+def fused_encoder(attention: str) -> onnx.ModelProto:
+    """The same with Gelu as one operator and attention as another.
+
+    Args:
+        attention: ``onnx``, or ``microsoft`` for onnxruntime's own, which holds the matrices before it too.
+    """
+    model = encoder()
+    fused = {"i1", "i2", "i3", "i4"} | set(
+        ["qh", "kh", "vh", "qt", "kt", "vt", "scores", "scaled", "masked", "weights", "context", "ct"]
+    )
+    fused |= set(["q0", "k0", "v0", "q", "k", "v"]) if attention == "microsoft" else set()
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.name == "gelu":
+            node = helper.make_node("Gelu", ["i"], ["gelu"], "gelu")
+        if node.name == "cr" and attention == "onnx":
+            # The mask has to have a row for each query.
+            nodes.append(helper.make_node("Mul", ["x0", "zero"], ["zeros"], "zeros"))
+            nodes.append(helper.make_node("ReduceSum", ["zeros", "last"], ["rows"], "rows"))
+            nodes.append(helper.make_node("Unsqueeze", ["rows", "first"], ["queries"], "queries"))
+            nodes.append(helper.make_node("Add", ["queries", "never"], ["mask"], "mask"))
+            heads = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+            node = helper.make_node("Attention", ["q", "k", "v", "mask"], ["cr"], "cr", **heads)
+        elif node.name == "cr":
+            nodes.append(helper.make_node("Cast", ["attention_mask"], ["real32"], "real32", to=TensorProto.INT32))
+            inputs = ["x0", "Wqkv", "bqkv", "real32"]
+            node = helper.make_node("Attention", inputs, ["cr"], "cr", domain="com.microsoft", num_heads=HEADS)
+        if node.name not in fused:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.opset_import[0].version, model.ir_version = (24, 11) if attention == "onnx" else (20, 9)
+    if attention == "microsoft":
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        for name, axis in (("W", 1), ("b", 0)):
+            joined = np.concatenate([arrays[f"{name}{part}"] for part in "qkv"], axis)
+            model.graph.initializer.append(numpy_helper.from_array(joined, f"{name}qkv"))
+    read = {name for node in nodes for name in node.input}
+    kept = [t for t in model.graph.initializer if t.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
 
 
 def sentences(count: int = 64, seed: int = 9, mask: str = "attention_mask") -> dict[str, np.ndarray]:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import cvxpy as cp
@@ -306,3 +309,16 @@ def test_candidates_read_as_written_and_nonsense_is_refused() -> None:
             parse_candidate(word)
     with pytest.raises(ConfigError, match="no candidate was given"):
         parse_candidates(" , ")
+
+
+def test_nothing_but_the_answer_reaches_standard_output() -> None:
+    """In a process of its own: HiGHS writes past Python."""
+    lines = (
+        "from small_problems import problem",
+        "from onnxq.allocation.allocate import allocate",
+        "from onnxq.candidate import Candidate",
+        "tables = problem([[1, 0]], {'size': [[1, 2]]}, (Candidate(4, 8), Candidate(8, 8)))",
+        "print(allocate(tables, []).loss)",
+    )
+    told = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=Path(__file__).parent, capture_output=True)
+    assert told.stdout.decode().split() == ["0.0"], told.stderr.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from functools import cache
@@ -14,7 +15,7 @@ import pytest
 from onnx import TensorProto, checker, helper, numpy_helper, shape_inference
 
 from onnxq.models import bert
-from onnxq.models.bert import bert_base
+from onnxq.models.bert import bert_base, minilm_l6
 from onnxq.models.build import main
 from onnxq.models.catalogue import NETWORKS
 from onnxq.models.network import Network
@@ -31,6 +32,7 @@ PARAMETERS = {
     "mobilenet_v2": 3_504_872,
     "bert_base": 109_482_240,
     "bert_base_qa": 108_893_186,
+    "minilm_l6": 22_713_216 - (384 * 384 + 384),  # all-MiniLM-L6-v2 as BertModel, less its pooler
 }
 
 # Multiply-accumulates in thousands of millions: torchvision's ``_ops`` in the weights' metadata, one 224 × 224 image;
@@ -45,6 +47,7 @@ LAYERS = {
     "mobilenet_v2": (52, 1, 52),
     "bert_base": (0, 73, 25),
     "bert_base_qa": (0, 73, 25),
+    "minilm_l6": (0, 36, 13),
 }
 
 LAST_MAP = {"resnet18": 512, "resnet50": 2048, "resnet101": 2048, "mobilenet_v2": 1280}
@@ -255,10 +258,10 @@ def test_command_refuses_weights_that_are_missing_in_one_sentence(
 def little_bert() -> dict[bool, ort.InferenceSession]:
     """BERT of one layer and few words in both forms of its normalisation, with the same weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bert, "LAYERS", 1)
         patch.setattr(bert, "WORDS", 200)
-        values = random_values(bert_base())
-        protos = {plain: bert_base(plain_normalisation=plain).model(values) for plain in (False, True)}
+        little = dataclasses.replace(bert.BASE, layers=1)
+        values = random_values(bert_base(size=little))
+        protos = {plain: bert_base(plain_normalisation=plain, size=little).model(values) for plain in (False, True)}
     return {
         plain: ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
         for plain, proto in protos.items()
@@ -276,6 +279,27 @@ def test_both_forms_of_normalisation_compute_the_same(little_bert: dict[bool, or
     for one, other in zip(short, plain, strict=True):
         # Values of size one to four after about ten float32 roundings in another order.
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_a_sentence_is_the_mean_of_its_real_tokens_at_length_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bert, "WORDS", 200)
+    little = bert.Size(1, 32, 2, 64)
+    sentence, encoder = minilm_l6(size=little), bert_base("none", size=little)
+    values = random_values(sentence)
+    assert {p.name for p in sentence.parameters} == {p.name for p in encoder.parameters}
+    real = np.arange(9) < np.array([[9], [4]])
+    rng = np.random.default_rng(0)
+    feed = {
+        "input_ids": rng.integers(0, 200, (2, 9)),
+        "attention_mask": real.astype(np.int64),
+        "token_type_ids": np.zeros((2, 9), np.int64),
+    }
+    found, states = (
+        ort.InferenceSession(n.model(values).SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)[0]
+        for n in (sentence, encoder)
+    )
+    mean = np.stack([states[i, real[i]].mean(axis=0) for i in range(2)])
+    np.testing.assert_allclose(found, mean / np.linalg.norm(mean, axis=1, keepdims=True), rtol=0, atol=1e-6)
 
 
 def test_masked_tokens_have_no_influence(little_bert: dict[bool, ort.InferenceSession]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxq.errors import ModelError
-from onnxq.models.bert import bert_base
+from onnxq.models.bert import bert_base, minilm_l6
 from onnxq.models.mobilenet import mobilenet_v2
 from onnxq.models.naming import translate
 from onnxq.models.network import Network, Parameter
@@ -58,6 +58,7 @@ def in_old_bert(name: str) -> str:
         (mobilenet_v2(), str),
         (bert_base(), str),
         (bert_base(), in_old_bert),
+        (minilm_l6(), str),
     ],
 )
 def test_every_parameter_is_found_under_its_published_name(network: Network, rename: Callable[[str], str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto
 from small_models import DRIFT
-from small_transformer import DECOMPOSED, FUSED, encoder, sentences
+from small_transformer import DECOMPOSED, FUSED, encoder, fused_encoder, sentences
 
 from onnxq.allocation.choices import make_choices
 from onnxq.allocation.cost.placeholder import placeholder_model
 from onnxq.allocation.sensitivity import measure_sensitivities
 from onnxq.candidate import Candidate
-from onnxq.config import Config
+from onnxq.config import Config, Tuning
+from onnxq.execute.ort import Session
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.load import load
 from onnxq.passes.prepare import prepare
@@ -47,6 +49,23 @@ def test_transformer_keeps_its_answers_at_every_level(norm: str, weights: int, a
     assert all(check.ok for check in report.loads)
     assert max(check.relative_diff or 0.0 for check in report.loads) < DRIFT
     assert report.outputs[0].sqnr_db > KEPT_DB[weights, activations]
+
+
+@pytest.mark.parametrize("attention", ["onnx", "microsoft"])
+def test_fused_operators_are_kept_and_what_they_leave_in_float_is_told(attention: str) -> None:
+    model = fused_encoder(attention)
+    exact, fused = (Session(m, "").run(sentences(seed=3))["y"] for m in (encoder(), model))
+    np.testing.assert_allclose(fused, exact, rtol=0, atol=1e-5)
+    result = quantised(model, Config())
+    report = verify(model, result.model, [sentences(seed=3)])
+    assert all(check.ok for check in report.loads)
+    assert report.outputs[0].sqnr_db > KEPT_DB[8, 8]
+    assert {"Attention", "Gelu", "LayerNormalization"} <= {n.op_type for n in result.model.graph.node}
+    assert {la.name for la in result.report.layers} == {"o0", "i0", "d0"} | (
+        {"q0", "k0", "v0"} if attention == "onnx" else set()
+    )
+    (told,) = (r.reason for r in result.report.left_in_float if r.node == "cr")
+    assert "weights it holds are left in float" in told
 
 
 def test_every_product_runs_on_integers_at_8_bits() -> None:
@@ -139,3 +158,17 @@ def test_weights_alone_are_measured_with_the_scales_of_blocks_that_they_will_hav
     choices = make_choices(model, (Candidate(4, 32), Candidate(8, 8)), Config(edge_bits="same"))
     measure_sensitivities(model, choices, [sentences()], Config(edge_bits="same"))
     assert seen == {(4, 32), (8, None)}
+
+
+def test_tuning_through_the_network_sees_tables_as_they_are_stored() -> None:
+    def tuned(embeddings: int) -> tuple[float, float]:
+        tuning = Tuning(steps=20, features=0.0, rows=16)
+        result = quantised(encoder(), Config(edge_bits="same", embeddings=embeddings, tuning=tuning))  # type: ignore[arg-type]
+        assert all(check.ok for check in result.report.loads)
+        (told,) = (note.reason for note in result.report.notes if "held-out" in note.reason)
+        before, after = map(float, re.findall(r"[\d.e-]+\d", told.split("samples")[1]))
+        return before, after
+
+    coarse, exact = tuned(4), tuned(32)
+    assert coarse[0] > 2 * exact[0]  # rows at 4 bits are most of what is lost
+    assert coarse[1] <= coarse[0] and exact[1] <= exact[0]

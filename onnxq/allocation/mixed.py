@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.allocation.bit_allocation import BitAllocation
-from onnxq.allocation.choices import find_agreements, make_choices
+from onnxq.allocation.choices import make_choices
 from onnxq.allocation.cost.placeholder import placeholder_model
 from onnxq.allocation.output_loss import OutputLoss
 from onnxq.allocation.problem import AllocationProblem
@@ -21,12 +20,13 @@ from onnxq.calibrate import HOLD_OUT
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, first_feeds, samples_in
-from onnxq.equalisation import equalised
+from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.ir.tensor import has_fixed_batch
+from onnxq.migration import MIGRATED, migrated
 from onnxq.plan import make_plan
 from onnxq.progress import Listener
 
@@ -38,17 +38,26 @@ SIZE_ROUNDS = 5
 
 
 def choice_for_all(model: Model, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
-    """The candidate in the middle for every layer: the bits at which channels are equalised before any are chosen."""
+    """The candidate in the middle for every part: the bits at which channels are equalised before any are chosen."""
     choices = make_choices(model, candidates, config)
-    ordered = {la.name: sorted(c for c in choices.of(la.name) if c != FLOAT) for la in choices.layers}
+    ordered = {name: sorted(c for c in choices.of(name) if c != FLOAT) for name in choices.names}
     return {name: found[len(found) // 2] if found else FLOAT for name, found in ordered.items()}
 
 
 def equalised_for(model: Model, choice: Mapping[str, Candidate], feeds: Sequence[Feed], config: Config) -> Model:
-    """The model with its channels equalised for an allocation, where the configuration asks for it."""
-    if not config.equalise or all(candidate == FLOAT for candidate in choice.values()):
+    """The model with its channels equalised and ranges migrated for an allocation, where that is asked for."""
+    if not config.equalise or all(choice[layer.name] == FLOAT for layer in find_layers(model)[0]):
         return model
-    return equalised(model, make_plan(model, config, choice), feeds, second_order=config.second_order)
+    ready = equalised(model, make_plan(model, config, choice), feeds, second_order=config.second_order)
+    return migrated(ready, make_plan(ready, config, choice), feeds)
+
+
+def alike(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Candidates apart by whether range is migrated for them: a model is made ready for one kind or the other."""
+    coarse = [c for c in candidates if c.activations <= MIGRATED]
+    fine = [c for c in candidates if c.activations > MIGRATED and c != FLOAT]
+    groups = [group for group in (coarse, fine) if group] or [[]]
+    return [[*group, *(c for c in candidates if c == FLOAT)] for group in groups]
 
 
 def tables_for(
@@ -63,18 +72,18 @@ def tables_for(
 ) -> AllocationProblem:
     """The tables of a prepared model at the configuration's candidates."""
     candidates = parse_candidates(config.candidates)
-    few = first_feeds(feeds, config.table_samples)
-    ready = equalised_for(model, choice_for_all(model, candidates, config), few, config)
-    found = tabulate(ready, candidates, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
-    shared = find_agreements(model, find_layers(model)[0])  # equalising gives each owner of a weight its own copy
-    return dataclasses.replace(found, agreements=shared)
+    few = first_feeds(feeds, RANGE_SAMPLES)
+    groups = alike(candidates) if options.method == "full" else [list(candidates)]
+    ready = [(equalised_for(model, choice_for_all(model, g, config), few, config), g) for g in groups]
+    return tabulate(model, ready, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
 
 
 def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], config: Config) -> BitAllocation:
     """The best allocation within the configuration's budgets.
 
     The size is that of the file, which is known before anything is solved: where quantisers between layers of
-    different bits take it beyond the budget, the programme is solved again with so much less. Where the latency has a
+    different bits, or the factors of migrated ranges, take it beyond the budget, the programme is solved again with so
+    much less. Where the latency has a
     budget, the choice is timed and made again until it takes what was predicted (see :mod:`onnxq.allocation.timed`).
 
     Raises:
@@ -86,10 +95,15 @@ def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], conf
     budgets = parse_budgets(config.budget)
     if any(b.quantity == "latency" for b in budgets):
         return allocate_timed(model, problem, budgets, config, one_run(feeds[0], model))
+
+    def model_for(found: BitAllocation) -> Model:
+        few = first_feeds(feeds, RANGE_SAMPLES)
+        return migrated(model, make_plan(model, config, found.choice), few) if config.equalise else model
+
     found = allocate(problem, budgets)
     size, others = found.budgets.get("size"), [b for b in budgets if b.quantity != "size"]
     for _ in range(SIZE_ROUNDS if size else 0):
-        beyond = placeholder_model(model, config, found.choice)[0].ByteSize() - (size or 0)
+        beyond = placeholder_model(model_for(found), config, found.choice)[0].ByteSize() - (size or 0)
         if beyond <= 0:
             break
         found = allocate(problem, [*others, Budget("size", found.budgets["size"] - beyond)])

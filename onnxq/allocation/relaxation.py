@@ -17,6 +17,7 @@ import cvxpy as cp
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.greeting import keep_highs_silent
 from onnxq.allocation.knapsack import Knapsack
 
 Array = NDArray[np.float64]
@@ -48,6 +49,7 @@ def relax(knapsack: Knapsack) -> Relaxation:
     if knapsack.equal.shape[0]:
         rows["agreements"] = knapsack.equal @ x == 0
     programme = cp.Problem(cp.Minimize((knapsack.objective / top) @ x), [*constraints, *rows.values()])
+    keep_highs_silent()
     try:
         programme.solve(solver=cp.HIGHS, threads=1, random_seed=0)
     except cp.error.SolverError:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.allocation.bit_allocation import Outcome
+from onnxq.allocation.greeting import keep_highs_silent
 from onnxq.allocation.knapsack import Knapsack
 
 SCALE = 1e4
@@ -88,6 +89,7 @@ def search(knapsack: Knapsack, seconds: float, *, within: float = 0.0) -> Found:
 
 
 def _run(programme: cp.Problem, seconds: float, gap: float) -> Outcome:
+    keep_highs_silent()
     limits = {"mip_rel_gap": 0.0, "mip_abs_gap": gap, "time_limit": max(seconds, SHORTEST)}
     try:
         programme.solve(solver=cp.HIGHS, threads=1, random_seed=0, **limits)

@@ -1,4 +1,4 @@
-"""What each layer's quantisation alone does to the network's output, for every candidate.
+"""What the quantisation of each layer, table or product alone does to the network's output, for every candidate.
 
 The network runs stage by stage. At each stage every candidate of its layers is solved on the stage's own
 inputs; then the stage runs once with each of them, and the rest of the network behind it from there: nothing
@@ -8,6 +8,8 @@ samples' own differences from the reference network, so that what samples have i
 Cheaper by as many times as there are candidates, the ``scaled`` method runs the rest of the network for one
 candidate a layer. The others' losses are that one's in proportion to the squared errors of the layer's own output:
 to first order the loss is quadratic in it, and its curvature is the layer's, not the candidate's.
+
+Tables and products have few forms, in which several candidates come out alike: each form is run once.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.allocation.choices import Choices
+from onnxq.allocation.choices import Choices, Part
 from onnxq.allocation.output_loss import OutputLoss
 from onnxq.allocation.tables import SensitivityTable, as_matrix
 from onnxq.calibrate import Calibration, Observation
@@ -31,16 +33,22 @@ from onnxq.data import Feed
 from onnxq.execute.chain import Chain, Quantised, make_step
 from onnxq.execute.frontier import passed
 from onnxq.ir.layer import Layer, find_layers
+from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model
+from onnxq.ir.product import Product, find_products
 from onnxq.ir.stage import Stage, split_stages
-from onnxq.plan import block_of, make_plan
+from onnxq.ir.table import Table
+from onnxq.plan import block_of, make_plan, table_bits
 from onnxq.progress import Listener, Progress, silent
+from onnxq.quant.affine import fake_quantize
+from onnxq.quant.histogram import Histogram
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import QuantSpec, activation_spec
+from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
 from onnxq.solve.groundwork import lay_groundwork
 from onnxq.solve.layer import make_problem, solve_layer
 from onnxq.solve.start import fitted_input
+from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float64]
 
@@ -72,18 +80,18 @@ def measure_sensitivities(
     reference: Reference | None = None,
     progress: Listener = silent,
 ) -> SensitivityTable:
-    """The loss of every layer at every candidate.
+    """The loss of every part at every candidate.
 
     Args:
         model: prepared; not changed.
-        choices: layers and candidates.
+        choices: parts and candidates.
         feeds: batches of samples, which the candidates are solved on.
         judged: batches of other samples, which their losses are measured on; the same when there are none.
         config: container, memory limit, seed, second-order start; layers are solved by closed forms.
         method: ``full`` or ``scaled``.
         metric: ``kl`` or ``mse``; None to choose by the outputs.
         reference: a quantised network around which to measure; the float network when None.
-        progress: told after each layer.
+        progress: told after each part.
 
     Raises:
         CalibrationError: a layer reads or makes NaN or infinity in the float network.
@@ -97,15 +105,27 @@ def measure_sensitivities(
         float_rows=False,
         memory_limit=config.memory_limit,
         seed=config.seed,
+        mask=find_mask(model),
     ) as calibration:
         walk = _Walk(model, choices, calibration, config, reference or Reference({}, Quantised()), metric)
         done = 0
+
+        def tell(part: Part) -> None:
+            nonlocal done
+            done += 1
+            progress(Progress("measure", done, len(choices.parts), part.name))
+
         for index, stage in enumerate(walk.stages):
             walk.observe(stage)
             for layer in stage.layers:
                 walk.measure(index, layer, method)
-                done += 1
-                progress(Progress("measure", done, len(choices.layers), layer.name))
+                tell(layer)
+            for table in (t for t in choices.tables if t.name in stage.nodes):
+                walk.measure_forms(index, table)
+                tell(table)
+            for product in walk.products_of(stage):
+                walk.measure_forms(index, product)
+                tell(product)
             walk.advance(stage)
         return walk.table(method)
 
@@ -125,10 +145,11 @@ class _Walk:
         self._model, self._choices, self._calibration, self._config = model, choices, calibration, config
         self._reference = reference
         self.stages = split_stages(model, choices.layers)
-        self._row = {layer.name: i for i, layer in enumerate(choices.layers)}
+        self._row = {name: i for i, name in enumerate(choices.names)}
         self._column = {c: i for i, c in enumerate(choices.candidates)}
         self._mean, self._error = (np.full(choices.open.shape, math.nan) for _ in range(2))
         self._places = {c: _outputs(model, config, c) for c in choices.candidates}
+        self._operands: dict[str, Histogram | None] = {t: None for p in choices.products for t in (p.left, p.right)}
         self._readers = Counter(layer.input for layer in choices.layers)
         self._seen = Observation({}, {})
         self._judged = calibration.passing or range(calibration.batches)
@@ -143,8 +164,19 @@ class _Walk:
 
     def observe(self, stage: Stage) -> None:
         """Draw what the solvers of a stage's layers need."""
-        wanted = {t for places in self._places.values() for t in places}
-        self._seen = self._calibration.observe(stage, [t for t in _made(stage) if t in wanted], _silent)
+        made = {layer.activated for layer in stage.layers}
+        wanted = {t for places in self._places.values() for t in places if t in made} | self._operands.keys()
+        self._seen = self._calibration.observe(stage, [t for t in stage.tensors if t in wanted], _silent)
+        self._operands |= {t: h for t, h in self._seen.histograms.items() if t in self._operands}
+
+    def products_of(self, stage: Stage) -> list[Product]:
+        """The products whose operands are complete with what a stage makes."""
+        found = []
+        for product in self._choices.products:
+            operands = (product.left, product.right)
+            if all(self._operands[t] for t in operands) and any(t in stage.tensors for t in operands):
+                found.append(product)
+        return found
 
     def advance(self, stage: Stage) -> None:
         """Let the reference network pass a stage."""
@@ -166,11 +198,26 @@ class _Walk:
         if method == "scaled":
             self._scale(layer, anchors[0] if anchors else FLOAT, solved)
 
+    def measure_forms(self, index: int, part: Table | Product) -> None:
+        """Fill a table's or a product's row."""
+        forms: dict[int, list[Candidate]] = {}
+        for candidate in self._choices.of(part.name):
+            forms.setdefault(self._form(part, candidate), []).append(candidate)
+        for bits, candidates in forms.items():
+            if bits == FLOAT_BITS and not self._reference.bits:
+                found = np.zeros(1)
+            elif isinstance(part, Table):
+                found = self._losses(index, self._with_table(part, bits))
+            else:
+                found = self._losses(index, *self._with_product(index, part, bits))
+            for candidate in candidates:
+                self._enter(part, candidate, found)
+
     def table(self, method: str) -> SensitivityTable:
         """All rows."""
         reference = np.concatenate(self._base)
         return SensitivityTable(
-            layers=tuple(layer.name for layer in self._choices.layers),
+            layers=self._choices.names,
             candidates=self._choices.candidates,
             loss=as_matrix(self._mean),
             error=as_matrix(self._error),
@@ -204,22 +251,66 @@ class _Walk:
                 found[candidate] = solve_layer(layer, problem, self._config, self._config.seed, ground)
         return {c: found[c] for c in candidates}
 
+    def _form(self, part: Table | Product, candidate: Candidate) -> int:
+        """Bits that a candidate means for a table or a product's operands."""
+        if isinstance(part, Table):
+            return table_bits(part, candidate, self._config)
+        return 8 if self._config.quantises_products(candidate.activations) else FLOAT_BITS
+
+    def _with_table(self, table: Table, bits: int) -> Quantised:
+        """The reference network with one table at other bits."""
+        key = table.weight, table.name
+        tables = {k: solution for k, solution in self._reference.quantised.tables.items() if k != key}
+        if bits != FLOAT_BITS:
+            values = self._model.constant(table.weight)
+            tables[key] = solve_table(table.name, values, bits, blocked=bool(table.rank))
+        return replace(self._reference.quantised, tables=tables)
+
+    def _with_product(self, index: int, product: Product, bits: int) -> tuple[Quantised, dict[str, QuantParams]]:
+        """The reference network with one product's operands at other bits, and grids of those made in earlier stages.
+
+        Those come as the reference network has them: where it has rounded them they stay so.
+        """
+        operands = (product.left, product.right)
+        outputs = {t: grid for t, grid in self._reference.quantised.outputs.items() if t not in operands}
+        earlier: dict[str, QuantParams] = {}
+        for tensor in operands if bits != FLOAT_BITS else ():
+            histogram = self._operands[tensor]
+            assert histogram is not None
+            made_here = tensor in self.stages[index].tensors
+            (outputs if made_here else earlier)[tensor] = activation_params(histogram, self._spec(bits))
+        return replace(self._reference.quantised, outputs=outputs), earlier
+
     def _differences(self, index: int, layer: Layer, candidate: Candidate, solution: LayerSolution | None) -> Array:
         """Loss of each sample with one layer changed, minus that of the reference network, (samples,)."""
-        stage = self.stages[index]
         layers, outputs = dict(self._reference.quantised.layers), dict(self._reference.quantised.outputs)
         layers.pop(layer.name, None)
-        outputs.pop(layer.activated, None)
+        if layer.activated not in self._operands:
+            outputs.pop(layer.activated, None)
         if solution is not None:
             layers[layer.name] = solution
             bits = self._places[candidate].get(layer.activated)
             if bits is not None:
                 histogram = self._seen.histograms[layer.activated]
                 outputs[layer.activated] = activation_params(histogram, self._spec(bits))
-        changed = Quantised(layers, outputs)
+        return self._losses(index, replace(self._reference.quantised, layers=layers, outputs=outputs))
+
+    def _losses(self, index: int, changed: Quantised, earlier: Mapping[str, QuantParams] | None = None) -> Array:
+        """Loss of each sample with one stage as in another network, minus that of the reference network, (samples,).
+
+        Args:
+            index: of the stage.
+            changed: the other network.
+            earlier: grids on which tensors from before the stage are rounded first.
+        """
+        stage = self.stages[index]
         step, parts = None, []
         for place, batch in enumerate(self._judged):
             arrays = self._calibration.before(batch)
+            rounded = {
+                t: fake_quantize(arrays[t].astype(np.float32, copy=False), g) for t, g in (earlier or {}).items()
+            }
+            arrays = {**arrays, **rounded}
             step = step or make_step(self._model, stage, arrays, changed)
             outcome = self._chain.run(passed(stage, arrays, step.run(arrays)), index + 1)
             parts.append(self._loss.of(place, outcome) - self._base[place])
@@ -228,8 +319,8 @@ class _Walk:
     def _spec(self, bits: int) -> QuantSpec:
         return activation_spec(bits, symmetric=self._config.rules.symmetric)
 
-    def _enter(self, layer: Layer, candidate: Candidate, differences: Array) -> None:
-        place = self._row[layer.name], self._column[candidate]
+    def _enter(self, part: Part, candidate: Candidate, differences: Array) -> None:
+        place = self._row[part.name], self._column[candidate]
         self._mean[place] = differences.mean()
         spread = differences.std(ddof=1) if len(differences) > 1 else 0.0
         self._error[place] = spread / math.sqrt(len(differences))
@@ -248,15 +339,12 @@ def _middle(candidates: list[Candidate], solved: Mapping[Candidate, LayerSolutio
     return sorted(candidates, key=lambda c: solved[c].loss)[len(candidates) // 2 : len(candidates) // 2 + 1]
 
 
-def _made(stage: Stage) -> list[str]:
-    return list(dict.fromkeys(layer.activated for layer in stage.layers))
-
-
 def _outputs(model: Model, config: Config, candidate: Candidate) -> dict[str, int]:
     """Bits of tensors that are quantised where they are made when every layer that may has the candidate's bits."""
     choice = {layer.name: config.rules.least(layer.op, candidate) for layer in find_layers(model)[0]}
     if all(bits == FLOAT for bits in choice.values()):
         return {}
+    choice |= {product.name: FLOAT for product in find_products(model)}
     return {q.tensor: q.bits for q in make_plan(model, config, choice).outputs}
 
 

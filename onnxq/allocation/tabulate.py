@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.allocation.choices import make_choices
+from onnxq.allocation.choices import Choices, make_choices
 from onnxq.allocation.cost.operations import read_energy
 from onnxq.allocation.cost.table import cost_table
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.sensitivity import measure_sensitivities
-from onnxq.candidate import Candidate
+from onnxq.allocation.tables import SensitivityTable, as_matrix
+from onnxq.candidate import Candidate, parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, set_apart
 from onnxq.ir.model import Model
@@ -43,7 +45,7 @@ class Measuring:
 
 def tabulate(
     model: Model,
-    candidates: Sequence[Candidate],
+    ready: Sequence[tuple[Model, Sequence[Candidate]]],
     feeds: Sequence[Feed],
     config: Config,
     options: Measuring,
@@ -56,7 +58,8 @@ def tabulate(
 
     Args:
         model: prepared; not changed.
-        candidates: bits to choose from.
+        ready: the same network made ready for some of the candidates, and which these are. What is measured is the
+            network's loss at each of them, so each may have its own factors of channels.
         feeds: batches of samples, the first ``config.table_samples`` of them to judge by.
         config: container, edge bits, memory limit, seed.
         options: what to measure and how.
@@ -68,7 +71,7 @@ def tabulate(
         ConfigError: a table that was given cannot be used.
         CalibrationError: a layer reads or makes NaN or infinity in the float network.
     """
-    choices = make_choices(model, candidates, config)
+    choices = make_choices(model, parse_candidates(config.candidates), config)
     progress(Progress("costs", 0, None))
     costs = cost_table(
         model,
@@ -78,10 +81,23 @@ def tabulate(
         energy=read_energy(options.energy_table),
         latency=options.latency_table or (one_run(feeds[0], model) if options.latency else None),
     )
+    parts = [_measured(prepared, some, feeds, config, options, progress) for prepared, some in ready]
+    sensitivity = merged(choices, [(part, some) for part, (_, some) in zip(parts, ready, strict=True)])
+    return AllocationProblem(sensitivity, costs, choices.agreements, choices.edges, name)
+
+
+def _measured(
+    model: Model,
+    candidates: Sequence[Candidate],
+    feeds: Sequence[Feed],
+    config: Config,
+    options: Measuring,
+    progress: Listener,
+) -> SensitivityTable:
     fitted, judged = set_apart(feeds, config.table_samples, whole=has_fixed_batch(model.inputs))
-    sensitivity = measure_sensitivities(
+    return measure_sensitivities(
         model,
-        choices,
+        make_choices(model, candidates, config),
         fitted,
         config,
         judged=judged,
@@ -89,7 +105,27 @@ def tabulate(
         metric=options.metric,
         progress=progress,
     )
-    return AllocationProblem(sensitivity, costs, choices.agreements, choices.edges, name)
+
+
+def merged(choices: Choices, measured: Sequence[tuple[SensitivityTable, Sequence[Candidate]]]) -> SensitivityTable:
+    """One table of several.
+
+    Args:
+        choices: its rows and columns.
+        measured: tables of the same rows, and the candidates that each was made for. Where two hold an entry, as at
+            first and last layers, that of the table made for its candidate counts, else the first.
+    """
+    loss, error = (np.full(choices.open.shape, np.nan) for _ in range(2))
+    for j, candidate in enumerate(choices.candidates):
+        for table, _ in sorted(measured, key=lambda pair: candidate not in pair[1]):
+            if candidate in table.candidates:
+                column = table.candidates.index(candidate)
+                wanted = np.isnan(loss[:, j])
+                loss[wanted, j] = np.array(table.loss)[wanted, column]
+                error[wanted, j] = np.array(table.error)[wanted, column]
+    return dataclasses.replace(
+        measured[0][0], candidates=choices.candidates, loss=as_matrix(loss), error=as_matrix(error)
+    )
 
 
 def one_run(feed: Feed, model: Model) -> Mapping[str, NDArray[np.generic]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from onnxq.allocation.allocate import allocate
 from onnxq.allocation.bit_allocation import BitAllocation
+from onnxq.allocation.choices import find_parts
 from onnxq.allocation.cost.latency import Feed, run_times, time_models
 from onnxq.allocation.cost.placeholder import placeholder_model
 from onnxq.allocation.problem import AllocationProblem
@@ -19,7 +20,6 @@ from onnxq.allocation.terms import InfeasibleError
 from onnxq.budget import Budget
 from onnxq.candidate import FLOAT
 from onnxq.config import Config
-from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
 
 ROUNDS = 4
@@ -68,10 +68,9 @@ def _timed(
     model: Model, problem: AllocationProblem, found: BitAllocation, config: Config, feed: Feed
 ) -> AllocationProblem:
     """The problem with the chosen model's own times, in units of the table's float network."""
-    layers, _ = find_layers(model)
     in_float = dict.fromkeys(problem.layers, FLOAT)
     protos = [placeholder_model(model, config, choice)[0] for choice in (in_float, found.choice)]
-    exact, chosen = time_models(model, layers, protos, feed)
+    exact, chosen = time_models(model, find_parts(model), protos, feed)
     # The machine may be faster or slower than when the table was made.
     pace = problem.costs.whole["latency"] / exact.total
     rows = [list(row) for row in problem.costs.values["latency"]]

@@ -15,6 +15,7 @@ from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams
+from onnxq.quant.table import TableSolution
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,20 @@ class Quantised:
     Attributes:
         layers: solutions by layer name; layers that are not there stay in float.
         outputs: 8-bit grids of tensors quantised where they are made, by tensor name.
+        tables: rows of integers, by the name of the constant and of the node that looks them up.
     """
 
     layers: Mapping[str, LayerSolution] = field(default_factory=dict)
     outputs: Mapping[str, QuantParams] = field(default_factory=dict)
+    tables: Mapping[tuple[str, str], TableSolution] = field(default_factory=dict)
 
     def grids(self, stage: Stage) -> dict[str, QuantParams | None]:
         """Grids of the inputs of a stage's layers, by layer name."""
         return {la.name: self.layers[la.name].input for la in stage.layers if la.name in self.layers}
 
     def constants(self, stage: Stage) -> dict[tuple[str, str], NDArray[np.float32]]:
-        """Weights and biases to put in place of a stage's own, by the constant's and the layer's name."""
-        found: dict[tuple[str, str], NDArray[np.float32]] = {}
+        """Weights, biases and tables to put in place of a stage's own, by the constant's and the node's name."""
+        found = {key: solution.dequantized() for key, solution in self.tables.items() if key[1] in stage.nodes}
         for layer in stage.layers:
             solution = self.layers.get(layer.name)
             if solution is not None:
@@ -45,9 +48,8 @@ class Quantised:
         return found
 
     def quantisers(self, stage: Stage) -> dict[str, QuantParams]:
-        """Grids of the tensors that a stage's layers make."""
-        made = {layer.activated for layer in stage.layers}
-        return {name: params for name, params in self.outputs.items() if name in made}
+        """Grids of the tensors that a stage makes."""
+        return {name: params for name, params in self.outputs.items() if name in stage.tensors}
 
 
 class Chain:

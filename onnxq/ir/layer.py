@@ -11,6 +11,8 @@ import onnx_graphsurgeon as gs
 from onnxq.ir.model import Model, Remark
 
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+STANDARD = (None, "", "ai.onnx")
+FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention")
 QUANTISED_OPS = (
     "QLinearConv",
     "QLinearMatMul",
@@ -112,7 +114,11 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
     for node in model.graph.nodes:
         if node.op in QUANTISED_OPS:
             remarks.append(Remark(node.name, f"{node.op} computes on quantised numbers already: left as it is"))
-        if node.op not in LAYER_OPS or node.domain not in (None, "", "ai.onnx"):
+        if node.op in FUSED_ATTENTION:
+            remarks.append(Remark(node.name, f"{node.op}: its products and the weights it holds are left in float"))
+        elif node.domain not in STANDARD and any(_is_matrix(t) for t in node.inputs):
+            remarks.append(Remark(node.name, f"{node.op} of {node.domain}: the weights it holds are left in float"))
+        if node.op not in LAYER_OPS or node.domain not in STANDARD:
             continue
         reason = _obstacle(node, overridable)
         if reason:
@@ -127,6 +133,10 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
                 if n.op in LAYER_OPS
             ]
     return tuple(layers), tuple(remarks)
+
+
+def _is_matrix(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and tensor.dtype == np.float32 and len(tensor.shape) > 1
 
 
 def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:

@@ -37,6 +37,7 @@ class Stage:
         reads: tensors of earlier stages that it reads, other than as a layer's input.
         frontier: tensors that later stages or the graph's outputs need once it has run.
         makes: those of ``frontier`` that this stage produces.
+        tensors: all that its nodes make.
     """
 
     depth: int
@@ -45,6 +46,7 @@ class Stage:
     reads: tuple[str, ...]
     frontier: tuple[str, ...]
     makes: tuple[str, ...]
+    tensors: tuple[str, ...] = ()
 
 
 def split_stages(model: Model, layers: Sequence[Layer]) -> tuple[Stage, ...]:
@@ -90,6 +92,7 @@ def _stage(
         reads=tuple(needed),
         frontier=frontier,
         makes=tuple(t for t in frontier if t in inside),
+        tensors=tuple(t.name for n in nodes for t in n.outputs),
     )
 
 

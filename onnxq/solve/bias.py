@@ -35,7 +35,7 @@ from onnxq.ir.layer import Layer
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.objective import Target, find_targets
 from onnxq.solve.samples import Batches, Feed
-from onnxq.solve.simulated import Constants, Mixing, Named, Network, Solutions, Unknowns, has_bias
+from onnxq.solve.simulated import Constants, Mixing, Named, Network, Solutions, Tables, Unknowns, has_bias
 
 Tick = Callable[[int], None]
 
@@ -88,6 +88,7 @@ def tune_biases(
     feeds: Sequence[Feed],
     options: Tuning,
     *,
+    tables: Tables | None = None,
     fixed: bool = False,
     memory_limit: int = 2**30,
     seed: int = 0,
@@ -102,6 +103,7 @@ def tune_biases(
         outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
         feeds: calibration batches that can be read again; every eighth sample is held out.
         options: how long and how fast.
+        tables: rows of quantised tables, by the name of their constant.
         fixed: the network takes batches of one size only.
         memory_limit: bytes that a step may take, roughly.
         seed: of the samples drawn.
@@ -116,6 +118,7 @@ def tune_biases(
         partial(find_targets, model, feeds, options.objective),
         options,
         fixed,
+        tables=tables,
         memory_limit=memory_limit,
         seed=seed,
         tick=tick,
@@ -132,6 +135,7 @@ def tune_region(
     options: Tuning,
     fixed: bool,
     *,
+    tables: Tables | None = None,
     memory_limit: int = 2**30,
     seed: int = 0,
     tick: Tick = lambda steps: None,
@@ -147,6 +151,7 @@ def tune_region(
         find: what it makes in the float network, for each feed.
         options: how long and how fast.
         fixed: the network takes batches of one size only.
+        tables: rows of quantised tables, by the name of their constant.
         memory_limit: bytes that a step may take, roughly.
         seed: of the samples drawn.
         tick: called with the number of steps made since the last call.
@@ -164,7 +169,7 @@ def tune_region(
         batches = Batches(feeds, [t.values for t in targets], rows, fixed, seed)
         if not batches.enough:
             return keep(Outcome.TOO_FEW)
-        network = Network(program, layers, solutions, outputs, targets, options.features)
+        network = Network(program, layers, solutions, outputs, targets, options.features, tables)
         network.measure(solutions, batches)
         rates = _rates(network.start(solutions), options)
         return _descend(network, solutions, rates, batches, options, tick, jax.random.key(seed))

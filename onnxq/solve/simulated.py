@@ -27,6 +27,7 @@ from onnxq.solve.objective import SMALLEST_POWER, Target
 from onnxq.solve.samples import Batches
 
 Named = dict[str, jax.Array]
+Tables = Mapping[str, NDArray[np.float32]]
 Solutions = Mapping[str, LayerSolution]
 
 SMALLEST_DEVIATION = 1e-3
@@ -120,6 +121,7 @@ class Network:
         outputs: Mapping[str, QuantParams],
         targets: Sequence[Target],
         features: float = 0.0,
+        tables: Tables | None = None,
     ) -> None:
         self._program, self._layers, self._targets, self._outputs = program, layers, targets, outputs
         self._features = features
@@ -131,7 +133,8 @@ class Network:
         weights = {layer.weight for layer in layers}
         others = [s for s in program.steps if s.name not in self._cuts]
         used = {n for s in program.steps for n in s.reads if n not in weights} | {n for s in others for n in s.reads}
-        self._parameters = {n: jnp.asarray(v) for n, v in program.parameters.items() if n in used}
+        known = {**program.parameters, **(tables or {})}
+        self._parameters = {n: jnp.asarray(known[n]) for n in program.parameters if n in used}
         self._units = {la.name: jnp.ones(la.channels) for la in layers if has_bias(la, solutions[la.name])}
         self._grids = {
             layer.name: f"{layer.input}/{solutions[layer.name].weight.spec.bits}/{grid.spec.bits}"

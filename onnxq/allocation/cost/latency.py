@@ -23,14 +23,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnxq.allocation.choices import Choices
+from onnxq.allocation.choices import Choices, Part
 from onnxq.allocation.cost.ownership import computed_for
 from onnxq.allocation.cost.placeholder import at_once, placeholder_model
 from onnxq.allocation.tables import CostTable, as_matrix
 from onnxq.candidate import FLOAT
 from onnxq.config import Config
 from onnxq.data import samples_in
-from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 
 Feed = Mapping[str, NDArray[np.generic]]
@@ -53,7 +52,7 @@ class Timing:
     """A model's time, milliseconds.
 
     Attributes:
-        layers: by layer name, with the quantisers and layout changes before it.
+        layers: by the part's name, with the quantisers and layout changes before it.
         rest: everything else.
     """
 
@@ -67,32 +66,32 @@ class Timing:
 
 
 def latency_table(model: Model, choices: Choices, config: Config, feed: Feed) -> CostTable:
-    """Measured milliseconds of every layer at every candidate, for one run on a feed.
+    """Measured milliseconds of every part at every candidate, for one run on a feed.
 
     Args:
         model: prepared.
-        choices: layers and candidates.
+        choices: parts and candidates.
         config: the container.
         feed: inputs of one run.
     """
     columns = list(dict.fromkeys((FLOAT, *choices.candidates)))
-    open_ = {layer.name: [*choices.of(layer.name), FLOAT] for layer in choices.layers}
-    given = [at_once(choices.layers, open_, candidate) for candidate in columns]
-    timings = time_models(model, choices.layers, [placeholder_model(model, config, g)[0] for g in given], feed)
+    open_ = {name: [*choices.of(name), FLOAT] for name in choices.names}
+    given = [at_once(open_, candidate) for candidate in columns]
+    timings = time_models(model, choices.parts, [placeholder_model(model, config, g)[0] for g in given], feed)
     values = np.full(choices.open.shape, np.nan)
     for choice, timing in zip(given, timings, strict=True):
-        for i, layer in enumerate(choices.layers):
-            candidate = choice[layer.name]
+        for i, name in enumerate(choices.names):
+            candidate = choice[name]
             if candidate in choices.candidates and choices.open[i, choices.candidates.index(candidate)]:
-                values[i, choices.candidates.index(candidate)] = timing.layers[layer.name]
-    for i, layer in enumerate(choices.layers):  # candidates that stand for another's column at first and last layers
+                values[i, choices.candidates.index(candidate)] = timing.layers[name]
+    for i, name in enumerate(choices.names):  # candidates that stand for another's column at first and last layers
         for j in np.flatnonzero(choices.open[i] & np.isnan(values[i])):
             near = choices.candidates[j]
             alone = next((k for k, c in enumerate(columns) if c == near), 0)
-            values[i, j] = timings[alone].layers[layer.name]
+            values[i, j] = timings[alone].layers[name]
     source = f"onnxruntime {ort.__version__}, batch of {samples_in(feed)}, one thread"
     return CostTable(
-        tuple(layer.name for layer in choices.layers),
+        choices.names,
         choices.candidates,
         {"latency": as_matrix(values)},
         {"latency": timings[0].total},
@@ -101,12 +100,12 @@ def latency_table(model: Model, choices: Choices, config: Config, feed: Feed) ->
     )
 
 
-def time_models(model: Model, layers: Sequence[Layer], protos: Sequence[onnx.ModelProto], feed: Feed) -> list[Timing]:
-    """Each emitted model's time by layer, measured in turns.
+def time_models(model: Model, parts: Sequence[Part], protos: Sequence[onnx.ModelProto], feed: Feed) -> list[Timing]:
+    """Each emitted model's time by part, measured in turns.
 
     Args:
         model: the prepared float model that they were made from.
-        layers: of that model.
+        parts: of that model.
         protos: what to run.
         feed: inputs of one run.
     """
@@ -118,7 +117,7 @@ def time_models(model: Model, layers: Sequence[Layer], protos: Sequence[onnx.Mod
         _in_turns(clocked, feed)
         events = [json.loads(Path(s.end_profiling()).read_text()) for s in clocked]
     return [
-        _timing(_node_times(e), computed_for(p, layers, kept), kept, [la.name for la in layers], wall)
+        _timing(_node_times(e), computed_for(p, parts, kept), kept, [part.name for part in parts], wall)
         for p, e, wall in zip(protos, events, walls, strict=True)
     ]
 

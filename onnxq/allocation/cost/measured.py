@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from onnxq.allocation.json_file import read_text
@@ -15,12 +15,20 @@ from onnxq.errors import ConfigError
 REST = "rest"
 
 
-def read_latency(path: Path, layers: Sequence[str], candidates: Sequence[Candidate]) -> CostTable:
+def read_latency(
+    path: Path, layers: Sequence[str], candidates: Sequence[Candidate], needed: Collection[str] | None = None
+) -> CostTable:
     """Latencies from a CSV with the columns layer, candidate and milliseconds.
 
     A line for each layer and each candidate that the hardware can run; one with the layer ``rest`` (its
     candidate is ignored) holds what the network spends besides its layers. Each layer's ``float`` line tells what
     the float network spends, against which fractions are taken. Candidates without a line cannot be chosen.
+
+    Args:
+        path: the file.
+        layers: names that lines may have.
+        candidates: the columns of the table.
+        needed: those of them that must have lines, all when None; others without one take no time of their own.
 
     Raises:
         ConfigError: the file cannot be read, a line is malformed or names an unknown layer, or a layer lacks all.
@@ -28,7 +36,8 @@ def read_latency(path: Path, layers: Sequence[str], candidates: Sequence[Candida
     index = {name: i for i, name in enumerate(layers)}
     values = [[math.nan] * len(candidates) for _ in layers]
     in_float, rest = math.nan if not layers else 0.0, 0.0
-    missing = set(layers)
+    needed = set(layers if needed is None else needed)
+    missing = set(needed)
     reader = csv.DictReader(read_text(path, "latency table").splitlines())
     if not {"layer", "candidate", "milliseconds"} <= set(reader.fieldnames or ()):
         raise ConfigError(f"latency table {path} lacks a heading; its first line must be layer,candidate,milliseconds.")
@@ -53,6 +62,9 @@ def read_latency(path: Path, layers: Sequence[str], candidates: Sequence[Candida
             missing.discard(line["layer"])
         if candidate in candidates:
             values[index[line["layer"]]][list(candidates).index(candidate)] = spent
+    for name, row in zip(layers, values, strict=True):
+        if name not in needed and all(map(math.isnan, row)):
+            row[:] = [0.0] * len(row)
     empty = [name for name, row in zip(layers, values, strict=True) if all(map(math.isnan, row))]
     if empty:
         raise ConfigError(

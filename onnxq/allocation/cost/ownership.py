@@ -1,4 +1,4 @@
-"""Which layer a node or constant of an emitted model stands for."""
+"""Which layer, table or product a node or constant of an emitted model stands for."""
 
 from __future__ import annotations
 
@@ -6,49 +6,55 @@ from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 
+from onnxq.allocation.choices import Part
 from onnxq.ir.layer import Layer
+from onnxq.ir.table import Table
 
 
-def added_for(proto: onnx.ModelProto, layers: Sequence[Layer], kept: Collection[str]) -> dict[str, str]:
-    """The layer that each constant and each added node serves, by its name.
+def added_for(proto: onnx.ModelProto, parts: Sequence[Part], kept: Collection[str]) -> dict[str, str]:
+    """The part that each constant and each added node serves, by its name.
 
-    What stands before a layer (its weights, bias and input quantisers) is the layer's, the first one's where
-    several read it; a quantiser that leads to no layer belongs to the layer that makes its tensor.
+    What stands before a part (its weights, bias and input quantisers) is the part's, the first one's where
+    several read it; a quantiser that leads to none belongs to the layer that makes its tensor.
 
     Args:
         proto: an emitted model, or the float model.
-        layers: in graph order.
+        parts: layers, tables and products, each kind in graph order.
         kept: names of the float model's own nodes.
     """
     makers = {name: node for node in proto.graph.node for name in node.output}
     constants = {t.name for t in proto.graph.initializer}
     nodes = {node.name: node for node in proto.graph.node}
     owner: dict[str, str] = {}
-    for layer in layers:
-        ends = [nodes[layer.name], *([makers[layer.output]] if layer.bias and layer.op == "MatMul" else [])]
+    for part in parts:
+        ends = [nodes[part.name]] if part.name in nodes else []  # the Gather of a quantised table is gone
+        if isinstance(part, Table) or (isinstance(part, Layer) and part.bias and part.op == "MatMul"):
+            ends.append(makers[part.output])
+        owner |= {node.name: part.name for node in ends if node.name not in kept}
         todo = [name for node in ends for name in node.input]
         while todo:
             name = todo.pop()
             maker = makers.get(name)
             if name in constants:
-                owner.setdefault(name, layer.name)
+                owner.setdefault(name, part.name)
             elif maker is not None and maker.name not in kept and maker.name not in owner:
-                owner[maker.name] = layer.name
+                owner[maker.name] = part.name
                 todo += maker.input
-    _add_behind(proto, layers, kept, owner)
+    _add_behind(proto, [part for part in parts if isinstance(part, Layer)], kept, owner)
     return owner
 
 
-def computed_for(proto: onnx.ModelProto, layers: Sequence[Layer], kept: Collection[str]) -> dict[str, str]:
-    """The layer in whose time each node runs: what was added for it, itself, and the activation that it may take in.
+def computed_for(proto: onnx.ModelProto, parts: Sequence[Part], kept: Collection[str]) -> dict[str, str]:
+    """The part in whose time each node runs: what was added for it, itself, and the activation that it may take in.
 
-    onnxruntime names some of the nodes it fuses after the tensor they make, so the layers' tensors are listed too.
+    onnxruntime names some of the nodes it fuses after the tensor they make, so the parts' tensors are listed too.
     """
     makers = {name: node.name for node in proto.graph.node for name in node.output}
-    owner = {n: la for n, la in added_for(proto, layers, kept).items()}
-    for layer in layers:
-        owner |= {makers[t]: layer.name for t in (layer.output, layer.activated) if t in makers and makers[t] in kept}
-        owner |= dict.fromkeys((layer.name, layer.output, layer.activated), layer.name)
+    owner = added_for(proto, parts, kept)
+    for part in parts:
+        made = (part.output, part.activated) if isinstance(part, Layer) else (part.output,)
+        owner |= {makers[t]: part.name for t in made if t in makers and makers[t] in kept}
+        owner |= dict.fromkeys((part.name, *made), part.name)
     return owner
 
 

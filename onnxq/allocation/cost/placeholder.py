@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.emit.qdq import emit
-from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.plan import LayerPlan, Plan, TablePlan, make_plan
@@ -42,18 +41,18 @@ def placeholder_model(model: Model, config: Config, choice: Mapping[str, Candida
     return emit(model, plan, solutions, outputs, config, tables), plan
 
 
-def at_once(
-    layers: tuple[Layer, ...], open_: Mapping[str, list[Candidate]], candidate: Candidate
-) -> dict[str, Candidate]:
-    """An allocation that gives the candidate to every layer that may take it, and the nearest one to the others."""
+def at_once(open_: Mapping[str, list[Candidate]], candidate: Candidate) -> dict[str, Candidate]:
+    """An allocation that gives the candidate to every part that may take it, and the nearest one to the others.
+
+    Args:
+        open_: what each part may take, by its name.
+        candidate: to be given.
+    """
     return {
-        layer.name: candidate
-        if candidate in open_[layer.name]
-        else min(
-            open_[layer.name],
-            key=lambda c: abs(c.weights - candidate.weights) + abs(c.activations - candidate.activations),
-        )
-        for layer in layers
+        name: candidate
+        if candidate in taken
+        else min(taken, key=lambda c: abs(c.weights - candidate.weights) + abs(c.activations - candidate.activations))
+        for name, taken in open_.items()
     }
 
 

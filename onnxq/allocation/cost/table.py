@@ -13,16 +13,19 @@ from onnxq.allocation.choices import Choices
 from onnxq.allocation.cost.measured import read_latency
 from onnxq.allocation.cost.operations import EnergyTable, bit_operations
 from onnxq.allocation.cost.placeholder import at_once, placeholder_model
-from onnxq.allocation.cost.storage import layer_bytes
+from onnxq.allocation.cost.storage import part_bytes
 from onnxq.allocation.tables import CostTable, as_matrix
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import Config
-from onnxq.inspection import describe
+from onnxq.inspection import layer_macs, product_macs
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.plan import make_plan
+from onnxq.ir.product import Product
 
 Feed = Mapping[str, NDArray[np.generic]]
+
+PRODUCT = Candidate(8, 8)
+"""Bits of both operands of a product that is quantised."""
 
 
 def cost_table(
@@ -34,14 +37,14 @@ def cost_table(
     energy: EnergyTable,
     latency: Path | Feed | None = None,
 ) -> CostTable:
-    """What every layer spends at every candidate.
+    """What every part spends at every candidate.
 
     Sizes are exact for the file but for its head. Bit operations and energy are left out where the model leaves
     the sizes of its tensors open.
 
     Args:
         model: prepared.
-        choices: layers and candidates.
+        choices: parts and candidates.
         config: the container.
         float_bytes: size of the original file.
         energy: of elementary steps.
@@ -54,7 +57,8 @@ def cost_table(
     work = _work(model, choices, config, energy)
     table = table.merged(work) if work else table
     if isinstance(latency, Path):
-        return table.merged(read_latency(latency, table.layers, table.candidates))
+        needed = {layer.name for layer in choices.layers}
+        return table.merged(read_latency(latency, table.layers, table.candidates, needed))
     if latency is not None:
         from onnxq.allocation.cost.latency import latency_table  # onnxruntime is loaded by those who measure
 
@@ -64,30 +68,30 @@ def cost_table(
 
 def _storage(model: Model, choices: Choices, config: Config, float_bytes: int) -> CostTable:
     kept = {node.name for node in model.graph.nodes}
-    layers, columns = choices.layers, choices.candidates
-    plain, _ = placeholder_model(model, config, dict.fromkeys((la.name for la in layers), FLOAT))
-    in_float = layer_bytes(plain, layers, kept)
+    parts, columns = choices.parts, choices.candidates
+    plain, _ = placeholder_model(model, config, dict.fromkeys(choices.names, FLOAT))
+    in_float = part_bytes(plain, parts, kept)
     size, packed = (np.full(choices.open.shape, math.nan) for _ in range(2))
-    open_ = {la.name: choices.of(la.name) for la in layers}
+    open_ = {name: choices.of(name) for name in choices.names}
     described = sum(1 + 3 + v.ByteSize() for v in plain.graph.value_info)  # not written to emitted models
     rests = []
     for j, candidate in enumerate(columns):
         if candidate == FLOAT:
-            size[:, j] = packed[:, j] = [in_float[la.name] for la in layers]
+            size[:, j] = packed[:, j] = [in_float[name] for name in choices.names]
             continue
-        given = at_once(layers, open_, candidate)
+        given = at_once(open_, candidate)
         proto, _ = placeholder_model(model, config, given)
-        stored = layer_bytes(proto, layers, kept)
+        stored = part_bytes(proto, parts, kept)
         rests.append(proto.ByteSize() - sum(stored.values()))
-        for i, layer in enumerate(layers):
-            if given[layer.name] == candidate:
-                size[i, j] = stored[layer.name]
-                packed[i, j] = stored[layer.name] - _container(layer, candidate, config) + _ideal(layer, candidate)
-    # Tables are quantised as soon as one layer is: the float rest counts only where every layer stays in float.
+        for i, part in enumerate(parts):
+            if given[part.name] == candidate:
+                size[i, j] = packed[i, j] = stored[part.name]
+                if isinstance(part, Layer):
+                    packed[i, j] += _ideal(part, candidate) - _container(part, candidate, config)
     rest = max(rests, default=plain.ByteSize() - described - sum(in_float.values()))
     size[~choices.open] = packed[~choices.open] = math.nan
     return CostTable(
-        tuple(la.name for la in layers),
+        choices.names,
         columns,
         {"size": as_matrix(size), "packed": as_matrix(packed)},
         dict.fromkeys(("size", "packed"), float(float_bytes)),
@@ -97,20 +101,23 @@ def _storage(model: Model, choices: Choices, config: Config, float_bytes: int) -
 
 
 def _work(model: Model, choices: Choices, config: Config, energy: EnergyTable) -> CostTable | None:
-    macs = [facts.macs for facts in describe(model, make_plan(model, config)).layers]
+    macs = [*layer_macs(model, choices.layers), *(0 for _ in choices.tables), *product_macs(model, choices.products)]
     if any(m is None for m in macs):
         return None
     bops, joules = np.empty(choices.open.shape), np.empty(choices.open.shape)
     whole = {"bops": 0.0, "energy": 0.0}
-    for i, (layer, count) in enumerate(zip(choices.layers, macs, strict=True)):
-        work = float(count or 0)
+    for i, (part, count) in enumerate(zip(choices.parts, macs, strict=True)):
+        work, read = float(count or 0), part.parameters if isinstance(part, Layer) else 0
         whole["bops"] += bit_operations(work, FLOAT)
-        whole["energy"] += energy.of(work, layer.parameters, FLOAT)
+        whole["energy"] += energy.of(work, read, FLOAT)
         for j, candidate in enumerate(choices.candidates):
-            bops[i, j] = bit_operations(work, candidate)
-            joules[i, j] = energy.of(work, layer.parameters, candidate)
+            bits = candidate
+            if isinstance(part, Product):
+                bits = PRODUCT if config.quantises_products(candidate.activations) else FLOAT
+            bops[i, j] = bit_operations(work, bits)
+            joules[i, j] = energy.of(work, read, bits)
     return CostTable(
-        tuple(la.name for la in choices.layers),
+        choices.names,
         choices.candidates,
         {"bops": as_matrix(bops), "energy": as_matrix(joules)},
         whole,
