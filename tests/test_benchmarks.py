@@ -177,3 +177,13 @@ def test_rows_of_other_settings_are_not_gone_on_with(benchmark: Find, tmp_path: 
     assert "| net | greedy | 10.0% |" in (tmp_path / "out.md").read_text()
     with pytest.raises(SystemExit, match="other settings"):
         allocation.Record(tmp_path / "out", {"samples": 9})
+
+
+def test_draws_of_few_samples_are_the_same_each_time_and_differ_from_one_another(benchmark: Find) -> None:
+    network, drawn = benchmark("accuracy").bundled_network(), benchmark("small_sets").drawn
+    first, again, other = (drawn(network, 3, seed, 40) for seed in (0, 0, 1))
+    (name,) = first[0]
+    values = [np.concatenate([feed[name] for feed in feeds]) for feeds in (first, again, other)]
+    assert len(values[0]) == 3
+    np.testing.assert_array_equal(values[0], values[1])
+    assert (values[0] != values[2]).any()

@@ -12,6 +12,7 @@ from onnxq.execute.rows import rows_of_tensors
 from onnxq.execute.tokens import read_mask, real_positions, real_values, token_axis
 from onnxq.ir.load import load
 from onnxq.ir.mask import find_mask
+from onnxq.ir.outline import Outline
 
 REAL = np.array([[True, True, False], [True, False, False]])
 
@@ -93,7 +94,7 @@ def test_positions_that_are_no_tokens_are_all_real() -> None:
 def test_rows_of_tensors_are_those_of_real_tokens() -> None:
     model, feed = encoder(), sentences(40)
     table = next(t for t in model.graph.initializer if t.name == "table")
-    rows = rows_of_tensors(model, ["words"], [feed], "attention_mask", 10_000)["words"]
+    rows = rows_of_tensors(Outline(model, {}), ["words"], [feed], "attention_mask", 10_000)["words"]
     wanted = onnx.numpy_helper.to_array(table)[feed["input_ids"][feed["attention_mask"] == 1]]
     np.testing.assert_array_equal(rows, wanted)
-    assert len(rows_of_tensors(model, ["words"], [feed], "attention_mask", 50)["words"]) <= 50
+    assert len(rows_of_tensors(Outline(model, {}), ["words"], [feed], "attention_mask", 50)["words"]) <= 50
