@@ -51,7 +51,7 @@ def emit_through_gate(
         VerificationError: the model fails at a level, or means something else there, in every form.
     """
     mending = _Mending(plan, network, config)
-    expected = [simulated(model, plan, network, feed) for feed in feeds[:SIMULATED_BATCHES]]
+    expected = simulated(model, plan, network, feeds[:SIMULATED_BATCHES])
     while True:
         proto = mending.emitted(model)
         try:
