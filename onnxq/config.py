@@ -24,6 +24,9 @@ WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 ActivationBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
 FLOAT_BITS = 32
 """Bits of a tensor that is left in floating point."""
+FEWEST_ROWS, ENOUGH_STEPS, FEWEST_STEPS = 8, 200, 50
+"""Where a tuning's work would not do for enough steps, a step shows fewer samples, down to a floor; of fewer than the
+fewest steps nothing is learnt."""
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -88,10 +91,15 @@ class Tuning:
             several classes. A network is sure of the few samples at hand, often those it was trained on:
             there kl says little, and what it gains is lost on others.
         mixing: share of the elements of layers' inputs that are left unquantised at random in each step (QDrop).
+        mixtures: share of the samples of a step that are mixed with others.
+        mirrored: share of the pictures of a step that are mirrored left to right.
+        shift: pictures are shifted by at most this share of their height and width.
+        work: that the tuning may take, in multiply-adds, a value made counting for 40; where it does not do, steps
+            show fewer samples, then there are fewer steps. The default is some five minutes of two cores.
     """
 
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 300
-    rows: Annotated[int, Field(ge=1, le=1024)] = 32
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 600
+    rows: Annotated[int, Field(ge=1, le=1024)] = 64
     rate: Annotated[float, Field(gt=0, le=1)] = 0.003
     weight_rate: Annotated[float, Field(ge=0, le=1)] = 0.002
     input_rate: Annotated[float, Field(ge=0, le=1)] = 0.002
@@ -99,9 +107,37 @@ class Tuning:
     features: Annotated[float, Field(ge=0, le=1000)] = 1.0
     objective: Literal["mse", "kl"] = "mse"
     mixing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixtures: Annotated[float, Field(ge=0, le=1)] = 0.5
+    mirrored: Annotated[float, Field(ge=0, le=1)] = 0.5
+    shift: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    work: Annotated[float, Field(gt=0)] = 1e13
+
+    @property
+    def augments(self) -> bool:
+        """Whether samples are changed before they are shown."""
+        return bool(self.mixtures or self.mirrored or self.shift)
+
+    def within_work(self, macs: float, values: float, rows: int) -> tuple[int, int]:
+        """Samples in a step, and steps.
+
+        Args:
+            macs: multiply-adds of a sample's pass; a step takes four: float, quantised, and two for the gradient.
+            values: that such a pass makes. On a CPU each takes as long as some 40 multiply-adds (measured on
+                ResNet-20 and both MobileNets, whose steps differ twenty times in time for a sample).
+            rows: that a step may show.
+        """
+        affordable = self.work / max(4 * (macs + 40 * values), 1)
+        rows = max(min(FEWEST_ROWS, rows), min(rows, int(affordable // ENOUGH_STEPS)))
+        return rows, int(min(self.steps, affordable // rows))
+
+    def affords(self, macs: float, values: float) -> bool:
+        """Whether the work does for enough steps to learn something."""
+        return self.within_work(macs, values, self.rows)[1] >= min(self.steps, FEWEST_STEPS)
 
 
-RECONSTRUCTION = Tuning(steps=200, integer_rate=0.0, features=0.0, mixing=0.5)
+RECONSTRUCTION = Tuning(
+    steps=200, rows=32, integer_rate=0.0, features=0.0, mixing=0.5, mixtures=0.0, mirrored=0.0, shift=0.0
+)
 """Of blocks. The integers stay: moved by gradient on a few hundred samples, they gain on these and lose on others."""
 
 
@@ -110,9 +146,9 @@ class Config:
     """How to quantise.
 
     Attributes:
-        preset: ``light`` uses closed forms only; ``advanced`` also refines every layer by gradient, which
-            gains most at 4 bits and takes several times longer. Light by default: it is within reach
-            of advanced almost everywhere, in minutes.
+        preset: ``light`` uses closed forms only; ``advanced`` also tunes the network as a whole by gradient, or
+            refines its layers where it is too large for that; it gains most at 4-bit activations and takes some five
+            minutes longer. Light by default: it is within reach of advanced almost everywhere.
         weights: bits of the weights, 2 to 8 or 16.
         activations: bits of the layers' inputs, 2 to 8, 16, or 32 to leave them in float.
         edge_bits: bits of first and last layers; ``same`` treats them as the others. 8 by default: they
@@ -145,12 +181,15 @@ class Config:
         second_order: start from error-propagating rounding instead of nearest rounding.
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
             in sequential mode.
-        refinement: the gradient part; used by the advanced preset.
+        refine: refine every layer on its own by gradient; used by the advanced preset. None refines where the network
+            is not tuned as a whole, which gains more and leaves nothing for it to add.
+        refinement: how.
         reconstruct: refine the layers of each block together, for what leaves the block; used by the advanced preset
             in sequential mode.
         reconstruction: how.
-        tuning: tune biases, scales and integers through the whole network at the end; left out when None. It helps
-            some networks at 4 bits and below and does nothing for others, hence it is not a default.
+        tune: tune biases, scales and integers of all layers through the whole network at the end; used by the
+            advanced preset, unless the network is too large for the work.
+        tuning: how.
         memory_limit: bytes that calibration and solving may take together, roughly, or a string such
             as ``2GiB``.
         seed: of everything drawn at random.
@@ -174,12 +213,24 @@ class Config:
     bounded_influence: bool = True
     second_order: bool = True
     para_normalise: bool = False
+    refine: bool | None = None
     refinement: Refinement = Field(default_factory=Refinement)
     reconstruct: bool = False
     reconstruction: Tuning = RECONSTRUCTION
-    tuning: Tuning | None = None
+    tune: bool = True
+    tuning: Tuning = Field(default_factory=Tuning)
     memory_limit: Annotated[int, Field(ge=2**26)] = 2**30
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @property
+    def refines(self) -> bool:
+        """Whether layers are refined by gradient."""
+        return self.preset == "advanced" and (not self.tune if self.refine is None else self.refine)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the network is tuned as a whole."""
+        return self.tune and self.preset == "advanced"
 
     @property
     def reconstructs(self) -> bool:

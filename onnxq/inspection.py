@@ -105,6 +105,13 @@ def layer_macs(model: Model, layers: Iterable[Layer]) -> list[int | None]:
     return [_macs(layer, shapes, samples) for layer in layers]
 
 
+def values_made(model: Model) -> int:
+    """Values of all tensors for one sample, as far as their shapes are known."""
+    samples = _samples(model)
+    known = ([d for d in shape if d is not None] for shape in _shapes(model, samples).values() if shape is not None)
+    return sum(math.prod(sizes) for sizes in known) // samples
+
+
 def product_macs(model: Model, products: Sequence[Product]) -> list[int | None]:
     """The same of products of two activations."""
     samples = _samples(model)

@@ -70,7 +70,7 @@ def solve_network(
         model,
         feeds,
         sequential=sequential,
-        float_rows=config.preset == "advanced" and config.refinement.mixing > 0,
+        float_rows=config.refines and config.refinement.mixing > 0,
         moments=config.para_normalise and sequential,
         memory_limit=config.memory_limit,
         seed=config.seed,

@@ -29,6 +29,7 @@ from onnxq.diagnosis import diagnosed
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import free_old_graphs
+from onnxq.inspection import layer_macs, values_made
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import identity, save, to_proto
@@ -42,6 +43,7 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import LayerReport, RunReport
+from onnxq.report.stage import StageReport, judged_stage, solved_stage
 from onnxq.stream import Again, Stream, batch_size, counted
 from onnxq.ties import without_ties
 from onnxq.verify import LevelCheck, audit_bits
@@ -105,7 +107,7 @@ def quantize(
     with diagnosed(model):
         if config.candidates or allocation:
             return _mixed(model, calibration, config, allocation, progress, folder, resume)
-        return _run(model, calibration, config, None, progress, folder, resume).result
+        return _run(_Task(model, calibration, config, None, progress, folder, resume)).result
 
 
 @dataclass(frozen=True)
@@ -117,41 +119,41 @@ class _Run:
     network: NetworkSolution
 
 
-def _run(
-    model: str | Path | onnx.ModelProto,
-    calibration: Data,
-    config: Config,
-    choice: Mapping[str, Candidate] | None,
-    progress: Listener,
-    folder: Path | None,
-    resume: bool,
-) -> _Run:
-    """One way through, at the configuration's bits or at each layer's own."""
-    with Again(config.memory_limit // 8) if config.tuning else nullcontext() as again:
-        return _run_keeping(again, model, calibration, config, choice, progress, folder, resume)
+@dataclass(frozen=True)
+class _Task:
+    """A quantisation that is asked for, at the configuration's bits or at each layer's own."""
+
+    model: str | Path | onnx.ModelProto
+    calibration: Data
+    config: Config
+    choice: Mapping[str, Candidate] | None
+    progress: Listener
+    folder: Path | None
+    resume: bool
 
 
-def _run_keeping(
-    again: Again | None,
-    model: str | Path | onnx.ModelProto,
-    calibration: Data,
-    config: Config,
-    choice: Mapping[str, Candidate] | None,
-    progress: Listener,
-    folder: Path | None,
-    resume: bool,
-) -> _Run:
-    """The same, with a place for samples that are wanted again."""
+def _run(task: _Task) -> _Run:
+    """One way through; samples that are wanted again are kept as long as it takes."""
+    with Again(task.config.memory_limit // 8) if task.config.tunes else nullcontext() as again:
+        return _way_through(task, again)
+
+
+def _way_through(task: _Task, again: Again | None) -> _Run:
+    config, choice, progress = task.config, task.choice, task.progress
     clock = _Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = _prepared(model, _opset(config, choice))
+        prepared = _prepared(task.model, _opset(config, choice))
         plan = make_plan(prepared, config, choice)
-        size = model_bytes(model)
+        size = model_bytes(task.model)
+        config, told = _affordable(config, prepared, plan)
     batch = batch_size(prepared.inputs)
     feeds = Stream(
         counted(
-            read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch), calibration, config, progress
+            read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch),
+            task.calibration,
+            config,
+            progress,
         ),
         again,
     )
@@ -166,19 +168,22 @@ def _run_keeping(
             free_old_graphs()
             plan = make_plan(prepared, config, choice)
     with clock.stage("solve"):
-        mark = fingerprint(_identity(prepared, config, calibration, choice)) if folder else ""
-        checkpoint = Checkpoint(folder, mark, resume=resume)
+        mark = fingerprint(_identity(prepared, config, task.calibration, choice)) if task.folder else ""
+        checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
         network = solve_network(prepared, plan, config, feeds, checkpoint, progress)
+        network = dataclasses.replace(network, remarks=(*network.remarks, *told))
+    stages = [solved_stage(network.layers.values())]
     with clock.stage("tune"):
-        if config.tuning:
-            network = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
+        if config.tunes:
+            network, tuned = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
+            stages.append(tuned)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
         layers = without_ties(prepared, [p.layer for p in plan.layers], network.layers, network.outputs)
         network = dataclasses.replace(network, layers=layers)
         proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
         network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
-    report = _report(plan, config, network, proto, checks, size, clock.seconds)
+    report = _report(plan, config, network, proto, checks, size, clock.seconds, stages)
     return _Run(Result(model=proto, report=report), prepared, network)
 
 
@@ -249,7 +254,7 @@ def _mixed(
         def solve(found: BitAllocation) -> Attempt[Result]:
             place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
-            run = _run(model, data, config, found.choice, progress, place, resume)
+            run = _run(_Task(model, data, config, found.choice, progress, place, resume))
             metric = problem.sensitivity.metric if problem else None
             loss, error = measured_loss(prepared, run.result.model, judged, metric)
             tables = by_constant(find_tables(run.model), run.network.tables)
@@ -287,6 +292,20 @@ def _prepared(model: str | Path | onnx.ModelProto, opset: int) -> Model:
     return prepared
 
 
+def _affordable(config: Config, model: Model, plan: Plan) -> tuple[Config, tuple[Remark, ...]]:
+    """The configuration without a tuning that the network is too large for; its layers are refined instead."""
+    macs = sum(found or 0 for found in layer_macs(model, [p.layer for p in plan.layers]))
+    if not config.tunes or config.tuning.affords(macs, values_made(model)):
+        return config, ()
+    told = (
+        f"not tuned as a whole: with {macs / 1e9:.2g} G multiply-adds a sample it is too large for [tuning] work of "
+        f"{config.tuning.work:.2g}"
+    )
+    changed = dataclasses.replace(config, tune=False)
+    instead = "; its layers are refined one by one instead" if changed.refines > config.refines else ""
+    return changed, (Remark("network", told + instead),)
+
+
 def _tuned(
     model: Model,
     plan: Plan,
@@ -295,10 +314,10 @@ def _tuned(
     config: Config,
     options: Tuning,
     progress: Listener,
-) -> NetworkSolution:
-    """The network with its biases and scales tuned together; what came of it goes into the remarks."""
-    from onnxq.solve.bias import tune_biases  # it loads JAX
+) -> tuple[NetworkSolution, StageReport]:
+    """The network tuned as a whole, and what came of it."""
     from onnxq.solve.compilation import keep_compiled_programs
+    from onnxq.solve.tuning import Outcome, tune_network  # they load JAX
 
     keep_compiled_programs()
     done = 0
@@ -310,7 +329,7 @@ def _tuned(
 
     if any(place.like and place.like not in network.outputs for place in plan.outputs):
         options = dataclasses.replace(options, input_rate=0.0)  # grids that others share stay where they are
-    tuning = tune_biases(
+    tuning = tune_network(
         to_proto(model),
         [p.layer for p in plan.layers],
         network.layers,
@@ -319,13 +338,14 @@ def _tuned(
         options,
         tables={p.table.weight: network.tables[p.table.name].dequantized() for p in plan.tables},
         fixed=has_fixed_batch(model.inputs),
-        memory_limit=config.memory_limit // 2,
+        memory_limit=config.memory_limit,
         seed=config.seed,
         tick=tick,
     )
-    told = f"{tuning.outcome.value} (loss on held-out samples {tuning.loss_before:.3g}, then {tuning.loss_after:.3g})"
-    remark = Remark("network", f"{told}{': ' if tuning.detail else ''}{tuning.detail}")
-    return dataclasses.replace(network, layers=tuning.layers, sqnr_db={}, remarks=(*network.remarks, remark))
+    did = f"{tuning.outcome.value}{': ' if tuning.detail else ''}{tuning.detail}"
+    told = judged_stage("tune", did, "loss on held-out samples", tuning.loss_before, tuning.loss_after)
+    moved = tuning.outcome is Outcome.TUNED
+    return dataclasses.replace(network, layers=tuning.layers, sqnr_db={} if moved else network.sqnr_db), told
 
 
 class _Clock:
@@ -385,6 +405,7 @@ def _report(
     checks: tuple[LevelCheck, ...],
     size: int,
     seconds: Mapping[str, float],
+    stages: Sequence[StageReport],
 ) -> RunReport:
     audited = {bits.name: bits for bits in audit_bits(proto)}
     layers = []
@@ -413,6 +434,7 @@ def _report(
         layers=tuple(layers),
         left_in_float=plan.remarks,
         notes=(*plan.raised, *_beside_layers(plan), *network.remarks),
+        stages=tuple(stages),
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,

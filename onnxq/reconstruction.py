@@ -52,9 +52,9 @@ def reconstructed(
         memory_limit: bytes that a step may take, roughly.
         seed: of the samples drawn and of the mixing.
     """
-    from onnxq.solve.bias import Outcome, tune_region  # they load JAX
     from onnxq.solve.compilation import keep_compiled_programs
     from onnxq.solve.objective import Objective, make_target
+    from onnxq.solve.tuning import Outcome, tune_region  # they load JAX
 
     keep_compiled_programs()
     own = {layer.name: solutions[layer.name] for layer in block.layers}

@@ -58,6 +58,7 @@ def solved(preset: str, folder: Path | None = None, resume: bool = False) -> tup
         activations=3,
         edge_bits="same",
         second_order=False,
+        tune=False,
         reconstruct=True,
         reconstruction=QUICK,
         refinement={"steps": 1},  # type: ignore[arg-type]
@@ -128,7 +129,9 @@ def test_a_resumed_run_takes_finished_blocks_as_they_are(
 def test_what_is_emitted_with_refined_blocks_is_what_was_simulated() -> None:
     # The gate compares the emitted model with the simulation, and raises where they part.
     options = {"reconstruct": True, "reconstruction": QUICK, "refinement": {"steps": 1}}
-    result = quantize(residual(), images(32), Config(preset="advanced", weights=4, activations=4, **options))  # type: ignore[arg-type]
+    result = quantize(
+        residual(), images(32), Config(preset="advanced", tune=False, weights=4, activations=4, **options)
+    )  # type: ignore[arg-type]
     assert result.report.missed == ()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -163,11 +162,12 @@ def test_weights_alone_are_measured_with_the_scales_of_blocks_that_they_will_hav
 def test_tuning_through_the_network_sees_tables_as_they_are_stored() -> None:
     def tuned(embeddings: int) -> tuple[float, float]:
         tuning = Tuning(steps=20, features=0.0, rows=16)
-        result = quantised(encoder(), Config(edge_bits="same", embeddings=embeddings, tuning=tuning))  # type: ignore[arg-type]
+        config = Config(preset="advanced", refine=False, edge_bits="same", embeddings=embeddings, tuning=tuning)  # type: ignore[arg-type]
+        result = quantised(encoder(), config)
         assert all(check.ok for check in result.report.loads)
-        (told,) = (note.reason for note in result.report.notes if "held-out" in note.reason)
-        before, after = map(float, re.findall(r"[\d.e-]+\d", told.split("samples")[1]))
-        return before, after
+        (told,) = (stage for stage in result.report.stages if stage.stage == "tune")
+        assert told.before is not None and told.after is not None
+        return told.before, told.after
 
     coarse, exact = tuned(4), tuned(32)
     assert coarse[0] > 2 * exact[0]  # rows at 4 bits are most of what is lost

@@ -23,7 +23,7 @@ from onnxq.ir.paths import TRANSPARENT, edge_layers
 from onnxq.ir.product import Product, find_products
 from onnxq.ir.table import Table, find_tables
 
-CARRYING = (*TRANSPARENT, "Slice", "Identity", "Dropout", "Concat", "Split")
+SHARING = (*TRANSPARENT, "Slice", "Identity", "Dropout", "Concat", "Split")
 """Operators whose inputs and outputs hold the same values, so that one grid serves all of them."""
 
 
@@ -107,7 +107,7 @@ def find_agreements(model: Model, layers: Sequence[Layer], tables: Sequence[Tabl
     """
     classes = _Classes()
     for node in model.graph.nodes:
-        if node.op in CARRYING:
+        if node.op in SHARING:
             data = node.inputs if node.op == "Concat" else node.inputs[:1]
             for tensor in (*data, *node.outputs[1:]):
                 classes.join(node.outputs[0].name, tensor.name)

@@ -12,7 +12,7 @@ import numpy as np
 from onnxq.allocation.problem import AllocationProblem, read_problem
 from onnxq.allocation.tabulate import Measuring
 from onnxq.checkpoint import Checkpoint, fingerprint
-from onnxq.config import Config, Refinement
+from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.ir.model import Model
 from onnxq.ir.save import identity, write_text
@@ -66,8 +66,10 @@ def _identity(model: Model, feeds: Sequence[Feed], config: Config, options: Meas
         samples=None,
         preset=plain.preset,
         mode=plain.mode,
-        refinement=Refinement(),
-        tuning=None,
+        refine=plain.refine,
+        refinement=plain.refinement,
+        tune=plain.tune,
+        tuning=plain.tuning,
         reconstruct=plain.reconstruct,
         reconstruction=plain.reconstruction,
         para_normalise=plain.para_normalise,

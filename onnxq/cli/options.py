@@ -34,7 +34,7 @@ def _field(name: str, text: str, **details: Any) -> Any:
 FIELDS = {
     "preset": _field(
         "preset",
-        "advanced refines every layer by gradient; light uses closed forms only and is several times faster.",
+        "advanced also tunes the network by gradient; light uses closed forms only and takes a fraction of the time.",
         metavar="light|advanced",
     ),
     "weights": _field("weights", "Bits of the weights: 2 to 8, or 16.", type=int, metavar="BITS"),
@@ -111,7 +111,7 @@ _CONFIG = click.option(
     "config_file",
     type=FILE,
     metavar="FILE.toml",
-    help="TOML file with these options as keys (underscores for hyphens) and a table [refinement]; flags override it.",
+    help="TOML file with these options as keys (underscores for hyphens), tables [tuning] and [refinement]; flags win.",
 )
 
 

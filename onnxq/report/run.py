@@ -11,6 +11,7 @@ from typing import Any
 
 from onnxq.ir.model import Remark
 from onnxq.ir.save import write_text
+from onnxq.report.stage import StageReport
 from onnxq.verify import LevelCheck
 
 
@@ -52,7 +53,8 @@ class RunReport:
         samples: calibration samples used.
         layers: in graph order.
         left_in_float: what was not quantised or not rewritten, and why.
-        notes: what stages that work on the whole network came to.
+        notes: what else is to be said of the network as a whole.
+        stages: what each stage that changes the network's numbers did, and the loss after it.
         simulated_sqnr_db: per output, of the solver's own simulation on the calibration samples.
         loads: the emitted model at each optimisation level of onnxruntime.
         fp32, quantized: sizes, bytes.
@@ -66,6 +68,7 @@ class RunReport:
     layers: tuple[LayerReport, ...]
     left_in_float: tuple[Remark, ...]
     notes: tuple[Remark, ...]
+    stages: tuple[StageReport, ...]
     simulated_sqnr_db: dict[str, float | None]
     loads: tuple[LevelCheck, ...]
     fp32: int

@@ -165,11 +165,13 @@ def _run_facts(report: RunReport) -> dict[str, str]:
         for name, value in report.simulated_sqnr_db.items()
     )
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
+    did = {f"Loss, {s.stage}": printable(f"{s.change} ({s.judged_by}): {s.did}") for s in report.stages}
     return {
         "Layers": f"{asked} (weights/activations)",
         "Size": sizes(report.fp32, report.quantized),
         "Loads": levels(report.loads),
-        "SQNR": f"{quality or 'not simulated in parallel mode'} (simulated on {report.samples:,} calibration samples)",
+        "SQNR": f"{quality or 'not simulated in parallel mode or after tuning'} ({report.samples:,} samples)",
+        **did,
         "Time": f"{sum(report.seconds.values()):.1f} s: {stages}",
     }
 

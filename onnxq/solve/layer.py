@@ -95,7 +95,7 @@ def solve_layer(
     problem = fitted_input(problem)
     plain = nearest(problem)
     solution = second_order(problem, plain, groundwork) if config.second_order else plain
-    if config.preset == "advanced":
+    if config.refines:
         # JAX takes a second to load, and the light preset does without it.
         from onnxq.solve.adaquant import refine
         from onnxq.solve.compilation import keep_compiled_programs

@@ -37,26 +37,35 @@ class Target:
         objective: how it is compared.
         values: what the float network makes of each feed.
         power: mean square of those values.
+        scores: whether they are scores of classes, which end in a softmax.
     """
 
     tensor: str
     objective: Objective
     values: Sequence[NDArray[np.generic]]
     power: float
+    scores: bool = False
 
     def loss(self, wanted: jax.Array, made: jax.Array) -> jax.Array:
         """Loss of each sample, (B,)."""
         if self.objective is Objective.KL:
-            log_p, log_q = jax.nn.log_softmax(wanted), jax.nn.log_softmax(made)
-            return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+            return divergence(wanted, made)
         error = jnp.square(made - wanted) / self.power
         return error.reshape(error.shape[0], -1).mean(axis=1) if error.ndim else error[None]
 
 
-def make_target(tensor: str, objective: Objective, values: Sequence[NDArray[np.generic]]) -> Target:
+def divergence(wanted: jax.Array, made: jax.Array) -> jax.Array:
+    """Divergence of the softmax of scores (B, classes) for each sample, (B,)."""
+    log_p, log_q = jax.nn.log_softmax(wanted), jax.nn.log_softmax(made)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def make_target(
+    tensor: str, objective: Objective, values: Sequence[NDArray[np.generic]], *, scores: bool = False
+) -> Target:
     """A target of values that are gone through once for their power."""
     power = float(np.mean([np.square(v.astype(np.float64)).mean() for v in values]))
-    return Target(tensor, objective, values, max(power, SMALLEST_POWER))
+    return Target(tensor, objective, values, max(power, SMALLEST_POWER), scores)
 
 
 def find_targets(model: onnx.ModelProto, feeds: Sequence[Feed], objective: Literal["mse", "kl"]) -> tuple[Target, ...]:
@@ -78,7 +87,7 @@ def find_targets(model: onnx.ModelProto, feeds: Sequence[Feed], objective: Liter
         if np.issubdtype(values[0].dtype, np.floating):
             scores = values[0].ndim == 2 and values[0].shape[1] > 1
             chosen = Objective.KL if objective == "kl" and scores else Objective.MSE
-            targets.append(make_target(name, chosen, values))
+            targets.append(make_target(name, chosen, values, scores=scores))
     return tuple(targets)
 
 

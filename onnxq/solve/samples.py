@@ -1,4 +1,4 @@
-"""Mini-batches drawn from calibration batches, with every eighth sample held out."""
+"""Mini-batches drawn from calibration batches, with some samples held out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ Batch = tuple[dict[str, jax.Array], list[jax.Array]]
 
 HOLD_OUT = 8
 """Every eighth sample is kept back."""
+
+FEW, VERY_FEW = 64, 16
+"""Of fewer samples every fourth, of fewer still every other one: a handful says too little of what is gained."""
 
 
 class Batches:
@@ -48,7 +51,8 @@ class Batches:
         alike = self._commonest()
         places = [(i, row) for i in alike for row in range(1 if self.fixed else lengths[i] or 0)]
         order = np.arange(len(places))
-        held = order % HOLD_OUT == HOLD_OUT - 1 if len(places) >= HOLD_OUT else order % 2 == 1
+        every = HOLD_OUT if len(places) >= FEW else 4 if len(places) >= VERY_FEW else 2
+        held = order % every == every - 1
         self._train = [places[i] for i in order[~held]]
         self._held = [places[i] for i in order[held]]
         self.rows = max(1, min(rows, len(self._train)))
@@ -57,6 +61,11 @@ class Batches:
     def enough(self) -> bool:
         """Whether there are samples to tune and samples to check."""
         return bool(self._train and self._held)
+
+    @property
+    def held_rows(self) -> int:
+        """Samples, or feeds, that are held out."""
+        return len(self._held)
 
     def draw(self) -> Batch:
         """Training samples at random."""

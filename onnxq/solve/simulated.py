@@ -23,7 +23,7 @@ from onnxq.ir.layer import Layer
 from onnxq.quant.affine import quantize
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.objective import SMALLEST_POWER, Target
+from onnxq.solve.objective import SMALLEST_POWER, Target, divergence
 from onnxq.solve.samples import Batches
 
 Named = dict[str, jax.Array]
@@ -122,10 +122,11 @@ class Network:
         targets: Sequence[Target],
         features: float = 0.0,
         tables: Tables | None = None,
+        asks: bool = False,
     ) -> None:
         self._program, self._layers, self._targets, self._outputs = program, layers, targets, outputs
         self._features = features
-        self._teacher = {n: jnp.asarray(v) for n, v in program.parameters.items()} if features else {}
+        self._teacher = {n: jnp.asarray(v) for n, v in program.parameters.items()} if features or asks else {}
         self._bounds = {la.name: _bounds(solutions[la.name]) for la in layers}
         self._cuts = {layer.name for layer in layers}
         made_by = {name: step.name for step in program.steps for name in step.makes}
@@ -176,18 +177,38 @@ class Network:
         constants: Constants,
         unknowns: Unknowns,
         inputs: Named,
-        teachers: Sequence[jax.Array],
+        teachers: Sequence[jax.Array] | None,
         mixing: Mixing | None = None,
     ) -> jax.Array:
         """Loss of each sample, (B,)."""
+        return self.judged(constants, unknowns, inputs, teachers, mixing)[0]
+
+    def judged(
+        self,
+        constants: Constants,
+        unknowns: Unknowns,
+        inputs: Named,
+        teachers: Sequence[jax.Array] | None,
+        mixing: Mixing | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Loss of each sample, and divergence of its class scores where there are any, (B,) each."""
         names = [layer.activated for layer in self._layers] if self._features else []
-        made = self._run(constants, unknowns, inputs, [*(t.tensor for t in self._targets), *names], mixing)
-        pairs = zip(self._targets, teachers, strict=True)
+        ends = [t.tensor for t in self._targets]
+        made = self._run(constants, unknowns, inputs, [*ends, *names], mixing)
+        exact: Named = {}
+        asked = [*(ends if teachers is None else []), *names]
+        if asked:
+            exact = self._program.run(constants.teacher, inputs, outputs=asked)
+        if teachers is None:
+            teachers = [exact[name] for name in ends]
+        pairs = list(zip(self._targets, teachers, strict=True))
         loss = sum((t.loss(teacher, made[t.tensor]) for t, teacher in pairs), start=jnp.zeros(()))
+        apart = [divergence(teacher, made[t.tensor]) for t, teacher in pairs if t.scores]
+        apart_sum = sum(apart, start=jnp.zeros_like(loss))
         if not names:
-            return loss
-        exact = self._program.run(constants.teacher, inputs, outputs=names)
-        return loss + self._features / len(names) * sum(_error(exact[name], made[name]) for name in names)
+            return loss, apart_sum
+        errors = sum(_error(exact[name], made[name]) for name in names)
+        return loss + self._features / len(names) * errors, apart_sum
 
     def settled(self, solutions: Solutions, unknowns: Unknowns) -> dict[str, LayerSolution]:
         """The solutions as they would be stored."""
