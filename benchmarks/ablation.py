@@ -18,8 +18,10 @@ from typing import Any
 import record
 from accuracy import Row, chosen_networks, measure
 
-STILL = {"steps": 1, "learn_weights": False, "learn_scales": False, "learn_input": False}
-"""Layers stay where closed forms left them, but for one step of the bias."""
+NO_CHANGES = {"mixtures": 0.0, "mirrored": 0.0, "shift": 0.0}
+ONLY_REFINED: dict[str, Any] = {"preset": "advanced", "tune": False}
+ONLY_TUNED: dict[str, Any] = {"preset": "advanced"}
+ONLY_BLOCKS: dict[str, Any] = {"preset": "advanced", "refine": False, "tune": False, "reconstruct": True}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "nearest": {"second_order": False, "equalise": False},
@@ -31,25 +33,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "light, every row alike": {"bounded_influence": False},
     "light": {},
     "light, para-normalised": {"para_normalise": True},
-    "light, tuned": {"tuning": {}},
-    "light, biases and scales tuned": {"tuning": {"integer_rate": 0, "features": 0}},
-    "advanced, parallel": {"preset": "advanced", "mode": "parallel"},
-    "advanced, from nearest": {"preset": "advanced", "second_order": False},
-    "advanced, weights fixed": {"preset": "advanced", "refinement": {"learn_weights": False}},
-    "advanced, scales fixed": {"preset": "advanced", "refinement": {"learn_scales": False}},
-    "advanced, input fixed": {"preset": "advanced", "refinement": {"learn_input": False}},
-    "advanced, half of the input unquantised": {"preset": "advanced", "refinement": {"mixing": 0.5}},
-    "light, blocks": {"preset": "advanced", "reconstruct": True, "refinement": STILL},
-    "light, blocks, nothing unquantised": {
-        "preset": "advanced",
-        "reconstruct": True,
-        "refinement": STILL,
-        "reconstruction": {"steps": 200, "integer_rate": 0, "features": 0},
+    "light, refined in parallel": {**ONLY_REFINED, "mode": "parallel"},
+    "light, refined": ONLY_REFINED,
+    "light, refined from nearest": {**ONLY_REFINED, "second_order": False},
+    "light, refined, weights fixed": {**ONLY_REFINED, "refinement": {"learn_weights": False}},
+    "light, refined, scales fixed": {**ONLY_REFINED, "refinement": {"learn_scales": False}},
+    "light, refined, input fixed": {**ONLY_REFINED, "refinement": {"learn_input": False}},
+    "light, refined, half of the input unquantised": {**ONLY_REFINED, "refinement": {"mixing": 0.5}},
+    "light, blocks": ONLY_BLOCKS,
+    "advanced, samples unchanged": {**ONLY_TUNED, "tuning": NO_CHANGES},
+    "advanced, biases alone": {
+        **ONLY_TUNED,
+        "tuning": {"integer_rate": 0.0, "weight_rate": 0.0, "input_rate": 0.0},
     },
-    "advanced": {"preset": "advanced"},
-    "advanced, blocks": {"preset": "advanced", "reconstruct": True},
-    "advanced, para-normalised": {"preset": "advanced", "para_normalise": True},
-    "advanced, tuned": {"preset": "advanced", "tuning": {}},
+    "advanced, biases and scales alone": {**ONLY_TUNED, "tuning": {"integer_rate": 0.0}},
+    "advanced, for the outputs alone": {**ONLY_TUNED, "tuning": {"features": 0.0}},
+    "advanced, for divergence": {**ONLY_TUNED, "tuning": {"objective": "kl"}},
+    "advanced": ONLY_TUNED,
+    "light, refined and tuned": {"preset": "advanced", "refine": True},
+    "light, blocks and tuned": {"preset": "advanced", "reconstruct": True},
+    "light, para-normalised and tuned": {"preset": "advanced", "para_normalise": True},
 }
 """Options of each variant, beside the bits."""
 

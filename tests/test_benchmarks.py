@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -13,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 from small_models import build
 from small_problems import problem
 
@@ -187,3 +189,55 @@ def test_draws_of_few_samples_are_the_same_each_time_and_differ_from_one_another
     assert len(values[0]) == 3
     np.testing.assert_array_equal(values[0], values[1])
     assert (values[0] != values[2]).any()
+
+
+def write_images(folder: Path, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, i, i)).save(folder / name)
+
+
+def test_folders_of_classes_give_labels_in_their_order(benchmark: Find, tmp_path: Path) -> None:
+    write_images(tmp_path, ["n02/a.png", "n01/b.png", "n02/c.png", "n10/d.png"])
+    found = {file.name: label for file, label in benchmark("paper").labelled(tmp_path)}
+    assert found == {"b.png": 0, "a.png": 1, "c.png": 1, "d.png": 2}
+
+
+def test_names_that_begin_with_the_label_do_as_well(benchmark: Find, tmp_path: Path) -> None:
+    write_images(tmp_path, ["7_x.png", "12_y.png"])
+    assert [label for _, label in benchmark("paper").labelled(tmp_path)] == [7, 12]
+    write_images(tmp_path, ["other.png"])
+    with pytest.raises(SystemExit, match="no folder for each class"):
+        benchmark("paper").labelled(tmp_path)
+
+
+def test_calibration_images_are_none_of_those_that_judge(benchmark: Find, tmp_path: Path) -> None:
+    write_images(tmp_path, [f"{i}_.png" for i in range(10)])
+    args = argparse.Namespace(images=tmp_path, calibration=None, samples=4, limit=None)
+    calibration, evaluation = benchmark("paper").split(args)
+    assert len(calibration) == 4 and len(evaluation) == 6
+    assert not {*calibration} & {file for file, _ in evaluation}
+
+
+def test_a_stack_is_of_the_kind_of_its_innermost_library(benchmark: Find) -> None:
+    stacks = [
+        "main (a.py:1);moments (b.py:2);sgemm_kernel (libscipy_openblas64_.so) 6",
+        "main (a.py:1);run (ort.py:3);0x7f (onnxruntime_pybind11_state.so) 3",
+        "main (a.py:1);sort (numpy/_core/_multiarray_umath.so) 1",
+    ]
+    shares = benchmark("hot_spots").shares(stacks)
+    assert list(shares.values()) == [0.6, 0.3, 0.0, 0.1]
+
+
+def test_plots_show_allocations_by_chooser_and_times_of_finished_runs(benchmark: Find) -> None:
+    plots = benchmark("plots")
+    rows = [
+        {"network": "a", "how": how, "spent": spent, "kl": kl}
+        for how, spent, kl in (("programme at greedy's cost", 0.2, 0.1), ("programme", 0.1, 0.3), ("front", 0.1, 0.2))
+    ]
+    assert plots.lines_of_allocation(rows) == {"a": {"programme": [(10.0, 0.3), (20.0, 0.1)]}}
+    runs = [
+        {"network": "n", "bits": "w8a8", "preset": "light", "samples": n, "seconds": s} for n, s in ((256, 9), (64, 5))
+    ]
+    runs.append({**runs[0], "samples": 1024, "seconds": None})
+    assert plots.lines_of_scaling(runs) == {"n, W8A8, light": [(64, 5), (256, 9)]}
