@@ -105,11 +105,13 @@ def layer_macs(model: Model, layers: Iterable[Layer]) -> list[int | None]:
     return [_macs(layer, shapes, samples) for layer in layers]
 
 
-def values_made(model: Model) -> int:
-    """Values of all tensors for one sample, as far as their shapes are known."""
+def pass_work(model: Model, layers: Iterable[Layer]) -> tuple[int, int]:
+    """Multiply-accumulate operations of layers, and values of all tensors, for one sample, as far as shapes tell."""
     samples = _samples(model)
-    known = ([d for d in shape if d is not None] for shape in _shapes(model, samples).values() if shape is not None)
-    return sum(math.prod(sizes) for sizes in known) // samples
+    shapes = _shapes(model, samples)
+    known = ([d for d in shape if d is not None] for shape in shapes.values() if shape is not None)
+    macs = sum(_macs(layer, shapes, samples) or 0 for layer in layers)
+    return macs, sum(math.prod(sizes) for sizes in known) // samples
 
 
 def product_macs(model: Model, products: Sequence[Product]) -> list[int | None]:

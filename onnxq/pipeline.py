@@ -29,7 +29,7 @@ from onnxq.diagnosis import diagnosed
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import free_old_graphs
-from onnxq.inspection import layer_macs, values_made
+from onnxq.inspection import pass_work
 from onnxq.ir.load import load
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import identity, save, to_proto
@@ -294,8 +294,10 @@ def _prepared(model: str | Path | onnx.ModelProto, opset: int) -> Model:
 
 def _affordable(config: Config, model: Model, plan: Plan) -> tuple[Config, tuple[Remark, ...]]:
     """The configuration without a tuning that the network is too large for; its layers are refined instead."""
-    macs = sum(found or 0 for found in layer_macs(model, [p.layer for p in plan.layers]))
-    if not config.tunes or config.tuning.affords(macs, values_made(model)):
+    if not config.tunes:
+        return config, ()
+    macs, values = pass_work(model, [p.layer for p in plan.layers])
+    if config.tuning.affords(macs, values):
         return config, ()
     told = (
         f"not tuned as a whole: with {macs / 1e9:.2g} G multiply-adds a sample it is too large for [tuning] work of "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -113,9 +112,7 @@ class _Compiled:
         self._network, self._batches, self._options = network, batches, options
         self._nothing = network.start(start)
         self._rates = _rates(self._nothing, options)
-        of_feeds = partial(jax.vmap, in_axes=(None, None, 0, 0, None))
-        self._forward = of_feeds(network.losses) if batches.fixed else network.losses
-        self._judged = of_feeds(network.judged) if batches.fixed else network.judged
+        self._judged = jax.vmap(network.judged, (None, None, 0, 0, None)) if batches.fixed else network.judged
         self.step = jax.jit(self._step)
         self._evaluate = jax.jit(self._losses)
         held = max(batches.held_rows, 1)
@@ -123,14 +120,14 @@ class _Compiled:
 
     def held_out(self, solutions: Solutions, key: jax.Array) -> NDArray[np.float64]:
         """Mean loss and divergence of each held-out sample's copies, the same every time, (2, samples)."""
-        constants, total = self._network.constants(solutions), np.zeros((2, self._batches.held_rows))
-        for copy in range(self._copies):
-            found = []
-            for at, (inputs, teachers, valid) in enumerate(self._batches.held()):
+        constants, found = self._network.constants(solutions), []
+        for at, (inputs, teachers, valid) in enumerate(self._batches.held()):
+            total = np.zeros((2, valid))
+            for copy in range(self._copies):
                 drawn = jax.random.fold_in(key, copy * HELD_ROWS + at)
-                found.append(np.asarray(self._evaluate(constants, inputs, teachers, drawn))[:, :valid])
-            total += np.concatenate(found, axis=1)
-        return total / self._copies
+                total += np.asarray(self._evaluate(constants, inputs, teachers, drawn))[:, :valid]
+            found.append(total / self._copies)
+        return np.concatenate(found, axis=1)
 
     def _step(
         self,
@@ -146,7 +143,7 @@ class _Compiled:
         for_mixing, for_changes = jax.random.split(key)
         mixing = Mixing(for_mixing, jnp.float32(self._options.mixing)) if self._options.mixing else None
         inputs, wanted = self._changed(inputs, teachers, for_changes)
-        gradient = jax.grad(lambda u: self._forward(constants, u, inputs, wanted, mixing).mean())(unknowns)
+        gradient = jax.grad(lambda u: self._judged(constants, u, inputs, wanted, mixing)[0].mean())(unknowns)
         direction, state = self.adam.update(gradient, state)
         unknowns = jax.tree.map(lambda u, r, d: u - decay * r * d, unknowns, self._rates, direction)
         return unknowns, jax.tree.map(lambda m, u: kept * m + (1 - kept) * u, mean, unknowns), state

@@ -172,17 +172,6 @@ class Network:
             input={grid: jnp.zeros(()) for grid in self._grids.values()},
         )
 
-    def losses(
-        self,
-        constants: Constants,
-        unknowns: Unknowns,
-        inputs: Named,
-        teachers: Sequence[jax.Array] | None,
-        mixing: Mixing | None = None,
-    ) -> jax.Array:
-        """Loss of each sample, (B,)."""
-        return self.judged(constants, unknowns, inputs, teachers, mixing)[0]
-
     def judged(
         self,
         constants: Constants,

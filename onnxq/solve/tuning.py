@@ -92,7 +92,7 @@ def tune_network(
         layers: its quantised layers.
         solutions: theirs, by layer name.
         outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
-        feeds: calibration batches that can be read again; every eighth sample is held out.
+        feeds: calibration batches that can be read again; some samples are held out.
         options: how long and how fast.
         tables: rows of quantised tables, by the name of their constant.
         fixed: the network takes batches of one size only.
@@ -138,7 +138,7 @@ def tune_region(
         layers: its quantised layers.
         solutions: theirs, by layer name.
         outputs: 8-bit grids of tensors that are quantised where they are made, by tensor name.
-        feeds: what the part reads in the quantised network; every eighth sample is held out.
+        feeds: what the part reads in the quantised network; some samples are held out.
         find: what it makes in the float network, for each feed.
         options: how long and how fast.
         fixed: the network takes batches of one size only.
