@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 import record
 from process import run
+from reference import built
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def solve_once(name: str, model: Path, bits: str, preset: str, count: int) -> No
     from onnxq.pipeline import quantize
 
     weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
-    config = make_config({"weights": weights, "activations": activations, "preset": preset, "mode": "parallel"})
+    options = {"preset": preset, "tune": False, "mode": "parallel"}  # not tuned, the advanced preset refines layers
+    config = make_config({"weights": weights, "activations": activations, **options})
     report = quantize(model, samples(NETWORKS[name](), count, seed=1), config).report
     layers = {layer.name: (layer.loss_nearest, layer.loss) for layer in report.layers}
     print(json.dumps({"device": jax.devices()[0].device_kind, "seconds": report.seconds["solve"], "layers": layers}))
@@ -95,10 +97,7 @@ def main() -> None:
         solve_once(args.network, args.inner, args.bits, args.preset, args.samples)
         return
     with TemporaryDirectory(prefix="onnxq-") as folder:
-        model = Path(folder) / f"{args.network}.onnx"
-        built = run([sys.executable, "-m", "onnxq.models.build", args.network, "-o", model], timeout=600)
-        if built.status != 0:
-            sys.exit(f"{args.network} could not be built: {built.complaint}")
+        model = built(args.network, Path(folder))
         platforms = args.platforms.split(",")
         start = solved(args.network, model, args.bits, "light", args.samples, platforms[0])["layers"]
         found = {p: solved(args.network, model, args.bits, "advanced", args.samples, p) for p in platforms}

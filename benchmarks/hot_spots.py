@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import record
 from process import run
+from reference import built
 
 KINDS = (
     ("matrix products of the solver", ("openblas", "mkl_", "libblis")),
@@ -89,7 +90,7 @@ def quantise_once(name: str, model: Path, bits: str, preset: str, count: int) ->
     import onnxq.solve.groundwork as solver
     from onnxq.config import make_config
     from onnxq.execute.ort import Session
-    from onnxq.inspection import layer_macs
+    from onnxq.inspection import pass_work
     from onnxq.models.catalogue import NETWORKS
     from onnxq.models.samples import samples
     from onnxq.pipeline import inspect, quantize
@@ -112,7 +113,7 @@ def quantise_once(name: str, model: Path, bits: str, preset: str, count: int) ->
     config = make_config({"weights": weights, "activations": activations, "preset": preset})
     report = quantize(model, samples(NETWORKS[name](), count, seed=1), config).report
     prepared, plan = inspect(model, config)
-    macs = sum(found or 0 for found in layer_macs(prepared, [p.layer for p in plan.layers]))
+    macs, _ = pass_work(prepared, [p.layer for p in plan.layers])
     print(
         json.dumps(
             {
@@ -144,18 +145,13 @@ def main() -> None:
     if spy is None:
         sys.exit("py-spy is not installed: pip install py-spy")
     with TemporaryDirectory(prefix="onnxq-") as folder:
-        model, stacks = Path(folder) / "network.onnx", Path(folder) / "stacks"
-        built = run([sys.executable, "-m", "onnxq.models.build", args.network, "-o", model], timeout=600)
-        if built.status != 0:
-            sys.exit(f"{args.network} could not be built: {built.complaint}")
+        model, stacks = built(args.network, Path(folder)), Path(folder) / "stacks"
         inner = [sys.executable, __file__, "--inner", model, "--network", args.network, "--bits", args.bits]
         inner += ["--preset", args.preset, "--samples", str(args.samples)]
         record_to = ["record", "--native", "--rate", "50", "--format", "raw", "--output", stacks]
         done = run([spy, *record_to, "--", *inner], timeout=7200)
-        if done.status != 0:
-            sys.exit(f"the watched quantisation failed: {done.complaint}")
         lines = [line for line in done.output.splitlines() if line.startswith("{")]
-        if not lines:
+        if done.status != 0 or not lines:
             sys.exit(f"the watched quantisation failed: {done.complaint}")
         found = json.loads(lines[-1])
         spread = shares(stacks.read_text(encoding="utf-8").splitlines())

@@ -25,7 +25,7 @@ import numpy as np
 import record
 from accuracy import Network, Row, markdown, measure
 from PIL import Image
-from process import run
+from reference import built
 
 from onnxq.data.image_folder import SUFFIXES
 from onnxq.data.order import files_under
@@ -90,16 +90,10 @@ def split(args: Any) -> tuple[list[Path], list[Labelled]]:
     return [images[i][0] for i in sorted(chosen)], [im for i, im in enumerate(images) if i not in chosen][: args.limit]
 
 
-def built(entry: str, folder: Path) -> tuple[str, Path]:
+def named(entry: str, folder: Path) -> tuple[str, Path]:
     """Name and ONNX file of an entry of ``--networks``."""
     name, _, weights = entry.partition("=")
-    if not weights:
-        return Path(name).stem, Path(name)
-    model = folder / f"{name}.onnx"
-    done = run([sys.executable, "-m", "onnxq.models.build", name, "-o", model, "--weights", weights], timeout=3600)
-    if done.status != 0:
-        sys.exit(f"{name} could not be built: {done.complaint}")
-    return name, model
+    return (name, built(name, folder, weights=weights)) if weights else (Path(name).stem, Path(name))
 
 
 def judged(found: Network, bits: str, preset: str, samples: int) -> Row:
@@ -127,7 +121,7 @@ def main() -> None:
     rows: list[Row] = []
     with TemporaryDirectory(prefix="onnxq-") as folder:
         for entry in args.networks.split(","):
-            found = network(*built(entry, Path(folder)), calibration, evaluation, spec)
+            found = network(*named(entry, Path(folder)), calibration, evaluation, spec)
             for bits in args.bits.split(","):
                 for preset in args.presets.split(","):
                     rows.append(judged(found, bits, preset, args.samples))

@@ -23,6 +23,7 @@ from typing import Any
 
 import record
 from process import run
+from reference import built
 
 SEQUENCE = 128
 HEAD = ("network", "bits", "preset", "samples", "seconds", "processor seconds", "peak memory", "growth", "levels", "")
@@ -148,10 +149,7 @@ def main() -> None:
     rows: list[Row] = []
     with TemporaryDirectory(prefix="onnxq-") as folder:
         for name in args.networks.split(","):
-            model = Path(folder) / f"{name}.onnx"
-            built = run([sys.executable, "-m", "onnxq.models.build", name, "-o", model], timeout=args.timeout)
-            if built.status != 0:
-                sys.exit(f"{name} could not be built: {built.complaint}")
+            model = built(name, Path(folder), timeout=args.timeout)
             counts = [int(n) for n in args.samples.split(",")]
             for bits, preset, count in product(args.bits.split(","), args.presets.split(","), counts):
                 rows.append(measure(name, model, bits, preset, count, args.timeout))
