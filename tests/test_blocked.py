@@ -19,7 +19,8 @@ from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import weight_spec
 from onnxq.solve.blocked import block_scales, refitted_scales, solve_blocked, spread
 from onnxq.solve.layer import make_problem
-from onnxq.solve.second_order import factorise, propagate_rounding
+from onnxq.solve.rounding import Target, propagated
+from onnxq.solve.second_order import factorise
 from onnxq.verify import audit_bits, verify
 
 SPEC = weight_spec(4)
@@ -94,9 +95,9 @@ def test_refitted_scales_lose_less_and_a_single_block_is_exact() -> None:
 def test_propagation_with_equal_steps_is_the_one_with_a_scale_a_channel() -> None:
     h, target = hessian(8, 20)[None], normal(9, 1, 20, 6).astype(np.float64)
     scale = np.float32(0.25) * 2.0 ** np.arange(-3, 3, dtype=np.float32)[None]  # powers of two: units change nothing
-    factor = factorise(h)
-    plain = propagate_rounding(factor, target, scale, -8, 7)
-    wide = propagate_rounding(factor, target, np.broadcast_to(scale[:, None], target.shape), -8, 7)
+    asked = Target(h, factorise(h), target)
+    plain = propagated(asked, scale, SPEC)
+    wide = propagated(asked, np.broadcast_to(scale[:, None], target.shape), SPEC)
     np.testing.assert_array_equal(plain, wide)
 
 

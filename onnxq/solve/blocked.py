@@ -22,15 +22,8 @@ from onnxq.quant.scale_search import weight_scale
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import Granularity, QuantParams, QuantSpec
 from onnxq.solve.problem import LayerProblem, Status, output_error, selected
-from onnxq.solve.second_order import (
-    closing_bias,
-    damped,
-    factorise,
-    least_squares_target,
-    missing,
-    moments,
-    propagate_rounding,
-)
+from onnxq.solve.rounding import Target, rounded
+from onnxq.solve.second_order import closing_bias, damped, factorise, least_squares_target, missing, moments
 
 Array = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -142,15 +135,15 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     for damping in DAMPINGS:
         hessian = damped(m.xx, damping)
         factor = factorise(hessian)
-        target = least_squares_target(factor, left, problem.weight)
+        target = Target(hessian, factor, least_squares_target(factor, left, problem.weight))
         scale = block_scales(
-            target[0].astype(np.float32), _block(problem), spec, np.diagonal(hessian[0]).astype(np.float32)
+            target.weight[0].astype(np.float32), _block(problem), spec, np.diagonal(hessian[0]).astype(np.float32)
         )
         for refit in (False, True):
             if refit:
-                scale = refitted_scales(hessian[0], target[0], found[-1].integers, scale)
-            wide = spread(scale, len(target[0]))[None]
-            integers = propagate_rounding(factor, target, wide, spec.qmin, spec.qmax)
+                scale = refitted_scales(hessian[0], target.weight[0], found[-1].integers, scale)
+            wide = spread(scale, len(problem.weight[0]))[None]
+            integers = rounded(target, wide, spec).integers
             bias = closing_bias(m, integers * wide)[0] if problem.fit_bias else problem.bias[0]
             found.append(_scored(problem, integers[0], scale, bias, Status.SECOND_ORDER))
     return found

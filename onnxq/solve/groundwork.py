@@ -4,29 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from onnxq.solve.problem import LayerProblem, selected
-from onnxq.solve.second_order import Factor, Moments, damped, factorise, least_squares_target, missing, moments
+from onnxq.solve.rounding import Target
+from onnxq.solve.second_order import Moments, damped, factorise, least_squares_target, missing, moments
 
 DAMPINGS = (0.003, 0.03, 0.3)
 """Ridges tried, as fractions of the mean of H's diagonal."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """Real weights to be rounded, at one damping.
-
-    Attributes:
-        hessian: damped, (G, K, K).
-        factor: of it.
-        weight: the least-squares target, (G, K, N).
-    """
-
-    hessian: NDArray[np.float64]
-    factor: Factor
-    weight: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

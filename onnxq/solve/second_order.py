@@ -1,15 +1,12 @@
-"""A starting point in closed form: least-squares target, error-propagating rounding, mean-closing bias.
+"""Second-order statistics of a layer, and what follows from them in closed form: least-squares target and bias.
 
 With x̂ the quantised input of a layer and y its float output, both centred, H = E[x̂ x̂ᵀ] and C = E[x̂ yᵀ]:
 
     target   W* = W + (H + λI)⁻¹ (C − H W)           damped towards the float weights W
-    rounding min over integers q of ‖R (s·q − W*)‖²,  H + λI = RᵀR, column by column from the last to
-             the first: the error made by a column is pushed onto those still to be rounded
     bias     b' = E[y] − (s·q)ᵀ E[x̂]
 
-Taking columns in the order of diag(H) and working with the factor of H rather than of its inverse gives
-the integers of GPTQ (Frantar et al. 2022) at a third of its factorisation's cost; it is Babai's nearest-plane
-algorithm.
+Between the two the target is rounded, in the order of diag(H) and with the factor RᵀR = H + λI of the
+permuted H rather than of its inverse, at a third of its cost.
 """
 
 from __future__ import annotations
@@ -25,9 +22,6 @@ from onnxq.solve.problem import ROWS_AT_ONCE, quantised_rows
 
 Double = NDArray[np.float64]
 Array = NDArray[np.float32]
-
-BLOCK = 64
-"""Columns rounded between two matrix products."""
 
 
 @dataclass(frozen=True)
@@ -130,46 +124,6 @@ def least_squares_target(factor: Factor, left: Double, weight: Array) -> Double:
         weight: float weights.
     """
     return np.asarray(weight + factor.solve(left), np.float64)
-
-
-def propagate_rounding(factor: Factor, target: Double, scale: Array, qmin: int, qmax: int) -> Array:
-    """Round a target column by column, each column making up for the errors of those before it.
-
-    Args:
-        factor: of the Hessian.
-        target: real weights, (G, K, N).
-        scale: (G, N), or (G, K, N) where the columns of a channel differ.
-        qmin: lowest integer.
-        qmax: highest integer.
-
-    Returns:
-        Integers, (G, K, N), float32.
-    """
-    order, upper = factor.order[:, :, None], factor.lower.transpose(0, 2, 1).astype(np.float32)
-    scales = scale[:, None] if scale.ndim == 2 else np.take_along_axis(scale, order, 1)
-    wanted = (np.take_along_axis(target, order, 1) / scales).astype(np.float32)
-    # Errors are counted in steps; where the steps of a channel differ, in real units.
-    units = np.broadcast_to(np.float32(1) if scale.ndim == 2 else scales.astype(np.float32), wanted.shape)
-    integers, error = np.empty_like(wanted), np.zeros_like(wanted)
-    for stop in range(wanted.shape[1], 0, -BLOCK):
-        start = max(stop - BLOCK, 0)
-        pushed = np.matmul(upper[:, start:stop, stop:], error[:, stop:])
-        for k in range(stop - 1, start - 1, -1):
-            inner = np.matmul(upper[:, k : k + 1, k + 1 : stop], error[:, k + 1 : stop])[:, 0]
-            push = (pushed[:, k - start] + inner) / upper[:, k, k, None] / units[:, k]
-            integers[:, k] = (wanted[:, k] + push).round().clip(qmin, qmax)
-            error[:, k] = (wanted[:, k] - integers[:, k]) * units[:, k]
-    result = np.empty_like(integers)
-    np.put_along_axis(result, np.broadcast_to(order, integers.shape), integers, 1)
-    return result
-
-
-def fitted_scale(hessian: Double, target: Double, integers: Array, scale: Array) -> Array:
-    """Scales of least error for given integers: s = (qᵀHw*) / (qᵀHq), a channel at a time, (G, N)."""
-    weighted = hessian @ integers
-    above, below = (weighted * target).sum(axis=1), (weighted * integers).sum(axis=1)
-    fit = np.where(below > 0, above / np.maximum(below, 1e-30), scale)
-    return np.where((fit > 0.5 * scale) & (fit < 2 * scale), fit, scale).astype(np.float32)
 
 
 def closing_bias(m: Moments, weight: Array) -> Array:

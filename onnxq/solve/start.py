@@ -11,9 +11,10 @@ from onnxq.quant.affine import quantize
 from onnxq.quant.saturation import exact_scale
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.groundwork import Groundwork, Target, lay_groundwork
+from onnxq.solve.groundwork import Groundwork, lay_groundwork
 from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected, weighted_power
-from onnxq.solve.second_order import closing_bias, fitted_scale, propagate_rounding
+from onnxq.solve.rounding import Rounded, rescaled, rounded
+from onnxq.solve.second_order import closing_bias
 
 Array = NDArray[np.float32]
 GRID_ROWS, GRID_VALUES = 1024, 2**15
@@ -26,9 +27,6 @@ the others stays what it is until it is narrower by far."""
 
 GRID_STEPS = (1.25, 1.08, 1.02)
 """Factors by which an end of the input's range is moved at a time."""
-
-SCALE_ROUNDS = 2
-"""Times that scales are fitted to the integers and the integers rounded again."""
 
 
 def search_scale(problem: LayerProblem, weight: Array, importance: Array | None = None) -> Array:
@@ -105,23 +103,20 @@ def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork 
         groundwork: of the same rows, input grid and float weights; laid here when None.
     """
     ground = groundwork or lay_groundwork(problem)
-    solutions = []
+    spec, found = problem.weight_spec, []
     for target in ground.targets:
         importance = np.einsum("gkk->gk", target.hessian).astype(np.float32)
         scale = search_scale(problem, target.weight.astype(np.float32), importance)
-        solutions.append(_rounded(problem, ground, target, scale))
-    best = min(range(len(solutions)), key=lambda i: solutions[i].loss)
-    solution, target = solutions[best], ground.targets[best]
-    for _ in range(0 if problem.shared_scales or problem.one_scale else SCALE_ROUNDS):
-        scale = fitted_scale(target.hessian, target.weight, solution.integers, solution.scale)
-        fitted = _rounded(problem, ground, target, scale)
-        solution = fitted if fitted.loss < solution.loss else solution
-    return solution if solution.loss < plain.loss else plain
+        found.append(rounded(target, scale, spec))
+    solutions = [plain, *(_solution(problem, ground, each) for each in found)]
+    if not (problem.shared_scales or problem.one_scale):
+        best = min(range(len(found)), key=lambda i: solutions[i + 1].loss)
+        solutions.append(_solution(problem, ground, rescaled(ground.targets[best], found[best], spec)))
+    return min(solutions, key=lambda solution: solution.loss)
 
 
-def _rounded(problem: LayerProblem, ground: Groundwork, target: Target, scale: Array) -> Solution:
-    """A target rounded at given scales."""
-    spec = problem.weight_spec
-    integers = propagate_rounding(target.factor, target.weight, scale, spec.qmin, spec.qmax)
-    bias = closing_bias(ground.moments, integers * scale[:, None]) if problem.fit_bias else problem.bias
-    return scored(problem, Solution(integers, scale, bias, problem.input, 0.0, Status.SECOND_ORDER))
+def _solution(problem: LayerProblem, ground: Groundwork, found: Rounded) -> Solution:
+    """Rounded weights with the bias that closes the mean."""
+    weight = found.integers * found.scale[:, None]
+    bias = closing_bias(ground.moments, weight) if problem.fit_bias else problem.bias
+    return scored(problem, Solution(found.integers, found.scale, bias, problem.input, 0.0, Status.SECOND_ORDER))
