@@ -36,12 +36,22 @@ class Reader(CalibrationDataReader):
         return next(self._batches, None)
 
 
+def channel_axis(graph: onnx.GraphProto, weight: str) -> int:
+    """The axis of a weight that holds the output channels."""
+    for node in graph.node:
+        if weight in node.input:
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            return 0 if node.op_type == "Conv" or transposed else 1
+    return 0
+
+
 def quantise(job: Job) -> None:
     """Prepare the model as its documentation asks, and quantise it."""
-    overrides = {}
+    overrides, graph = {}, onnx.load(job.model).graph
     for weight, activation in job.edges:
         if job.weights < job.edge_bits:
-            overrides[weight] = [{"quant_type": WEIGHTS[job.edge_bits], "axis": 0, "symmetric": True}]
+            axis = channel_axis(graph, weight)
+            overrides[weight] = [{"quant_type": WEIGHTS[job.edge_bits], "axis": axis, "symmetric": True}]
         if job.activations < job.edge_bits:
             overrides[activation] = [{"quant_type": ACTIVATIONS[job.edge_bits]}]
     with TemporaryDirectory() as folder:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from common import Job, drive
 from onnxruntime.quantization import CalibrationDataReader
-from quark.onnx import ModelQuantizer
-from quark.onnx.quantization.config import AdaQuantConfig, AdaRoundConfig, Int8Spec, QConfig, QLayerConfig
+from quark.onnx import AdaQuantConfig, AdaRoundConfig, Int8Spec, ModelQuantizer, QConfig, QLayerConfig
 
 
 class Reader(CalibrationDataReader):
