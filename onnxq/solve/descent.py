@@ -27,6 +27,12 @@ CHECKS = 8
 HELD_ROWS, MOST_COPIES = 128, 8
 """The hold-out is shown in changed copies, up to so many samples in all: fewer say too little."""
 
+EARLIEST = 3
+"""Evaluations after which a descent may be given up: the first ones come while its steps are longest."""
+
+HOPELESS, SURE = -3.0, 1.0
+"""What the hold-out gained, in standard errors: below the one a descent is given up, above the other it is kept."""
+
 MEMORY = 0.98
 """What the running mean keeps of itself in a step."""
 
@@ -40,6 +46,7 @@ class Descent:
             start's; those of the start unless that gain is larger than its standard error.
         before, after: mean loss of the start and of the result on the hold-out.
         gained: whether the result is another than the start.
+        steps: that were made; fewer than asked for where the hold-out surely lost.
         finite: neither infinity nor a value that is no number was met.
     """
 
@@ -47,6 +54,7 @@ class Descent:
     before: float
     after: float
     gained: bool
+    steps: int
     finite: bool
 
 
@@ -91,14 +99,17 @@ def descend(
         (loss, apart), (least_loss, _) = losses.mean(axis=1), least.mean(axis=1)
         if loss < least_loss and apart <= first[1].mean():
             best, least = found, losses
-    gained = is_gain(first[0] - least[0])
+        if made * CHECKS >= EARLIEST * steps and in_errors(first[0] - losses[0]) < HOPELESS:
+            break
+    gained = in_errors(first[0] - least[0]) > SURE
     found, losses = (best, least) if gained else (start, first)
-    return Descent(found, float(first[0].mean()), float(losses[0].mean()), gained, finite)
+    return Descent(found, float(first[0].mean()), float(losses[0].mean()), gained, made, finite)
 
 
-def is_gain(gains: NDArray[np.float64]) -> bool:
-    """Whether the mean of what each held-out sample gained is larger than its standard error; not for one sample."""
-    return bool(len(gains) > 1 and gains.mean() > gains.std(ddof=1) / np.sqrt(len(gains)))
+def in_errors(gains: NDArray[np.float64]) -> float:
+    """Mean of what each held-out sample gained, in standard errors of that mean; 0 where there is but one sample."""
+    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    return float(gains.mean() / max(error, 1e-30))
 
 
 Carry = tuple[Unknowns, Unknowns, optax.OptState]

@@ -167,7 +167,7 @@ def tune_region(
         network.measure(solutions, batches)
         found = descend(network, solutions, batches, options, effort.steps, tick, jax.random.key(seed))
         outcome = Outcome.TUNED if found.gained else Outcome.NO_GAIN if found.finite else Outcome.DIVERGED
-        return TuningResult(found.layers, found.before, found.after, effort.steps, outcome)
+        return TuningResult(found.layers, found.before, found.after, found.steps, outcome)
     except UnsupportedError as error:
         return keep(Outcome.UNSUPPORTED, str(error))
 
