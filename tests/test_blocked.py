@@ -95,7 +95,7 @@ def test_refitted_scales_lose_less_and_a_single_block_is_exact() -> None:
 def test_propagation_with_equal_steps_is_the_one_with_a_scale_a_channel() -> None:
     h, target = hessian(8, 20)[None], normal(9, 1, 20, 6).astype(np.float64)
     scale = np.float32(0.25) * 2.0 ** np.arange(-3, 3, dtype=np.float32)[None]  # powers of two: units change nothing
-    asked = Target(h, factorise(h), target)
+    asked = Target(h.astype(np.float32), factorise(h), target)
     plain = propagated(asked, scale, SPEC)
     wide = propagated(asked, np.broadcast_to(scale[:, None], target.shape), SPEC)
     np.testing.assert_array_equal(plain, wide)

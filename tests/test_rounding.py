@@ -24,7 +24,7 @@ def hessian(seed: int, inputs: int, groups: int = 1) -> np.ndarray:
 
 
 def target_of(h: np.ndarray, weight: np.ndarray) -> Target:
-    return Target(h, factorise(h), weight)
+    return Target(h.astype(np.float32), factorise(h), weight)
 
 
 def objective(h: np.ndarray, target: np.ndarray, scale: np.ndarray, integers: np.ndarray) -> np.ndarray:

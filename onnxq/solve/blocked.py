@@ -135,7 +135,7 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     for damping in DAMPINGS:
         hessian = damped(m.xx, damping)
         factor = factorise(hessian)
-        target = Target(hessian, factor, least_squares_target(factor, left, problem.weight))
+        target = Target(hessian.astype(np.float32), factor, least_squares_target(factor, left, problem.weight))
         scale = block_scales(
             target.weight[0].astype(np.float32), _block(problem), spec, np.diagonal(hessian[0]).astype(np.float32)
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxq.solve.problem import LayerProblem, selected
 from onnxq.solve.rounding import Target
 from onnxq.solve.second_order import Moments, damped, factorise, least_squares_target, missing, moments
@@ -35,5 +37,5 @@ def lay_groundwork(problem: LayerProblem) -> Groundwork:
     for damping in DAMPINGS:
         hessian = damped(found.xx, damping)
         factor = factorise(hessian)
-        targets.append(Target(hessian, factor, least_squares_target(factor, left, problem.weight)))
+        targets.append(Target(hessian.astype(np.float32), factor, least_squares_target(factor, left, problem.weight)))
     return Groundwork(found, tuple(targets))

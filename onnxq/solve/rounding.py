@@ -28,15 +28,13 @@ Array = NDArray[np.float32]
 BLOCK = 64
 """Columns rounded between two matrix products."""
 
-SWEEPS = 3
-"""Times that all columns are visited again at most; later visits move next to nothing."""
+SWEEPS, FIRST_SWEEPS = 3, 1
+"""Times that all columns are visited again, at most: of what is kept, and of what is but compared. Later visits move
+next to nothing."""
 
 REACHES = (0.8, 0.86, 0.93, 1.07, 1.15)
 """Scales tried for each channel below 8 bits, as factors: those of least error when every weight is rounded by itself
 are not those of least error when weights make up for each other."""
-
-FITS = 2
-"""Times that scales are fitted to the integers and the integers rounded again."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,12 @@ class Target:
     """What is rounded.
 
     Attributes:
-        hessian: damped, (G, K, K).
+        hessian: damped, (G, K, K), float32: only differences are weighed with it.
         factor: of it.
         weight: real weights, (G, K, N).
     """
 
-    hessian: Double
+    hessian: Array
     factor: Factor
     weight: Double
 
@@ -69,9 +67,9 @@ class Rounded:
     error: Array
 
 
-def rounded(target: Target, scale: Array, spec: QuantSpec) -> Rounded:
+def rounded(target: Target, scale: Array, spec: QuantSpec, sweeps: int = SWEEPS) -> Rounded:
     """A target rounded at given scales, (G, N) or (G, K, N)."""
-    return descended(target, propagated(target, scale, spec), scale, spec)
+    return descended(target, propagated(target, scale, spec), scale, spec, sweeps)
 
 
 def propagated(target: Target, scale: Array, spec: QuantSpec) -> Array:
@@ -102,13 +100,13 @@ def propagated(target: Target, scale: Array, spec: QuantSpec) -> Array:
     return result
 
 
-def descended(target: Target, integers: Array, scale: Array, spec: QuantSpec) -> Rounded:
+def descended(target: Target, integers: Array, scale: Array, spec: QuantSpec, sweeps: int = SWEEPS) -> Rounded:
     """Integers (G, K, N) moved one at a time to where the error is least while the others of their channel stay."""
-    hessian, q = target.hessian.astype(np.float32), integers.copy()
+    hessian, q = target.hessian, integers.copy()
     scales = np.broadcast_to(scale[:, None] if scale.ndim == 2 else scale, q.shape)
     units = np.einsum("gkk->gk", hessian)[:, :, None] * scales
     gradient = np.matmul(hessian, (target.weight - q * scales).astype(np.float32))
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         before = q.copy()
         for start in range(0, q.shape[1], BLOCK):
             block = slice(start, start + BLOCK)
@@ -129,7 +127,7 @@ def _visited(q: Array, gradient: Array, hessian: Array, units: Array, spec: Quan
         change[:, k] = (q[:, k] + left[:, k] / units[:, k]).round().clip(spec.qmin, spec.qmax) - q[:, k]
         if change[:, k].any():
             q[:, k] += change[:, k]
-            left -= hessian[:, :, k, None] * (change[:, k] * steps[:, k])[:, None]
+            left[:, k + 1 :] -= hessian[:, k, k + 1 :, None] * (change[:, k] * steps[:, k])[:, None]
     return change
 
 
@@ -143,11 +141,11 @@ def rescaled(target: Target, start: Rounded, spec: QuantSpec) -> Rounded:
     """
     best = start
     for reach in REACHES if spec.bits < 8 else ():
-        best = _better(best, rounded(target, np.float32(reach) * start.scale, spec))
-    for _ in range(FITS):
+        best = _better(best, rounded(target, np.float32(reach) * start.scale, spec, FIRST_SWEEPS))
+    for sweeps in (FIRST_SWEEPS, SWEEPS):
         scale = fitted_scale(target, best)
-        best = _better(best, descended(target, best.integers, scale, spec))
-        best = _better(best, rounded(target, scale, spec))
+        best = _better(best, rounded(target, scale, spec, FIRST_SWEEPS))
+        best = _better(best, descended(target, best.integers, fitted_scale(target, best), spec, sweeps))
     return best
 
 
@@ -163,7 +161,7 @@ def _better(one: Rounded, other: Rounded) -> Rounded:
 
 def fitted_scale(target: Target, found: Rounded) -> Array:
     """Scales of least error for given integers: s = (qᵀHw*) / (qᵀHq), a channel at a time, (G, N)."""
-    weighted = np.matmul(target.hessian.astype(np.float32), found.integers)
+    weighted = np.matmul(target.hessian, found.integers)
     above = np.einsum("gkn,gkn->gn", weighted, target.weight)
     below = np.einsum("gkn,gkn->gn", weighted, found.integers, dtype=np.float64)
     fit = np.where(below > 0, above / np.maximum(below, 1e-30), found.scale)

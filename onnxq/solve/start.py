@@ -105,7 +105,7 @@ def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork 
     ground = groundwork or lay_groundwork(problem)
     spec, found = problem.weight_spec, []
     for target in ground.targets:
-        importance = np.einsum("gkk->gk", target.hessian).astype(np.float32)
+        importance = np.einsum("gkk->gk", target.hessian)
         scale = search_scale(problem, target.weight.astype(np.float32), importance)
         found.append(rounded(target, scale, spec))
     solutions = [plain, *(_solution(problem, ground, each) for each in found)]
