@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,30 +23,29 @@ from onnxq.allocation.tabulate import Measuring
 from onnxq.budget import parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.checkpoint import Checkpoint, fingerprint
-from onnxq.config import Config, Tuning
-from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
+from onnxq.config import Config
+from onnxq.data import Data, count_samples, first_feeds, read_feeds
 from onnxq.diagnosis import diagnosed
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import free_old_graphs
-from onnxq.inspection import pass_work
+from onnxq.fine_tuning import affordable, tuned
 from onnxq.ir.load import load
-from onnxq.ir.model import Model, Remark
-from onnxq.ir.save import identity, save, to_proto
+from onnxq.ir.model import Model
+from onnxq.ir.save import identity, save
 from onnxq.ir.size import model_bytes
 from onnxq.ir.table import find_tables
-from onnxq.ir.tensor import has_fixed_batch
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
 from onnxq.network import NetworkSolution, by_constant, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress, silent
-from onnxq.report.run import LayerReport, RunReport
-from onnxq.report.stage import StageReport, judged_stage, solved_stage
+from onnxq.report.run import RunReport
+from onnxq.report.stage import solved_stage
+from onnxq.reporting import run_report
 from onnxq.stream import Again, Stream, batch_size, counted
 from onnxq.ties import without_ties
-from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 
 GATE_SAMPLES = 16
@@ -146,7 +145,7 @@ def _way_through(task: _Task, again: Again | None) -> _Run:
         prepared = _prepared(task.model, _opset(config, choice))
         plan = make_plan(prepared, config, choice)
         size = model_bytes(task.model)
-        config, told = _affordable(config, prepared, plan)
+        config, told = affordable(config, prepared, plan)
     batch = batch_size(prepared.inputs)
     feeds = Stream(
         counted(
@@ -175,15 +174,15 @@ def _way_through(task: _Task, again: Again | None) -> _Run:
     stages = [solved_stage(network.layers.values())]
     with clock.stage("tune"):
         if config.tunes:
-            network, tuned = _tuned(prepared, plan, network, feeds.every(), config, config.tuning, progress)
-            stages.append(tuned)
+            network, told_of = tuned(prepared, plan, network, feeds.every(), config, progress)
+            stages.append(told_of)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
         layers = without_ties(prepared, [p.layer for p in plan.layers], network.layers, network.outputs)
         network = dataclasses.replace(network, layers=layers)
         proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
         network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
-    report = _report(plan, config, network, proto, checks, size, clock.seconds, stages)
+    report = run_report(plan, config, network, proto, checks, size, clock.seconds, stages)
     return _Run(Result(model=proto, report=report), prepared, network)
 
 
@@ -292,64 +291,6 @@ def _prepared(model: str | Path | onnx.ModelProto, opset: int) -> Model:
     return prepared
 
 
-def _affordable(config: Config, model: Model, plan: Plan) -> tuple[Config, tuple[Remark, ...]]:
-    """The configuration without a tuning that the network is too large for; its layers are refined instead."""
-    if not config.tunes:
-        return config, ()
-    macs, values = pass_work(model, [p.layer for p in plan.layers])
-    if config.tuning.affords(macs, values):
-        return config, ()
-    told = (
-        f"not tuned as a whole: with {macs / 1e9:.2g} G multiply-adds a sample it is too large for [tuning] work of "
-        f"{config.tuning.work:.2g}"
-    )
-    changed = dataclasses.replace(config, tune=False)
-    instead = "; its layers are refined one by one instead" if changed.refines > config.refines else ""
-    return changed, (Remark("network", told + instead),)
-
-
-def _tuned(
-    model: Model,
-    plan: Plan,
-    network: NetworkSolution,
-    feeds: Sequence[Feed],
-    config: Config,
-    options: Tuning,
-    progress: Listener,
-) -> tuple[NetworkSolution, StageReport]:
-    """The network tuned as a whole, and what came of it."""
-    from onnxq.solve.compilation import keep_compiled_programs
-    from onnxq.solve.tuning import Outcome, tune_network  # they load JAX
-
-    keep_compiled_programs()
-    done = 0
-
-    def tick(steps: int) -> None:
-        nonlocal done
-        done += steps
-        progress(Progress("tune", done, options.steps))
-
-    if any(place.like and place.like not in network.outputs for place in plan.outputs):
-        options = dataclasses.replace(options, input_rate=0.0)  # grids that others share stay where they are
-    tuning = tune_network(
-        to_proto(model),
-        [p.layer for p in plan.layers],
-        network.layers,
-        network.outputs,
-        feeds,
-        options,
-        tables={p.table.weight: network.tables[p.table.name].dequantized() for p in plan.tables},
-        fixed=has_fixed_batch(model.inputs),
-        memory_limit=config.memory_limit,
-        seed=config.seed,
-        tick=tick,
-    )
-    did = f"{tuning.outcome.value}{': ' if tuning.detail else ''}{tuning.detail}"
-    told = judged_stage("tune", did, "loss on held-out samples", tuning.loss_before, tuning.loss_after)
-    moved = tuning.outcome is Outcome.TUNED
-    return dataclasses.replace(network, layers=tuning.layers, sqnr_db={} if moved else network.sqnr_db), told
-
-
 class _Clock:
     """Seconds spent in each stage."""
 
@@ -387,59 +328,3 @@ def _mark_of(allocation: BitAllocation, config: Config) -> str:
     """What tells the layers of an allocation from those of others in one folder."""
     choice = {name: str(bits) for name, bits in allocation.choice.items()}
     return fingerprint([json.dumps([choice, dataclasses.asdict(config)], sort_keys=True).encode()])[:12]
-
-
-def _beside_layers(plan: Plan) -> Iterator[Remark]:
-    """What is quantised besides the layers."""
-    if plan.products:
-        yield Remark("network", f"products of two activations with both operands at 8 bits: {len(plan.products)}")
-    for planned in plan.tables:
-        yield Remark(
-            planned.table.name, f"rows of its table of {planned.table.parameters} are stored at {planned.bits} bits"
-        )
-
-
-def _report(
-    plan: Plan,
-    config: Config,
-    network: NetworkSolution,
-    proto: onnx.ModelProto,
-    checks: tuple[LevelCheck, ...],
-    size: int,
-    seconds: Mapping[str, float],
-    stages: Sequence[StageReport],
-) -> RunReport:
-    audited = {bits.name: bits for bits in audit_bits(proto)}
-    layers = []
-    for planned in plan.layers:
-        solution, found = network.layers[planned.layer.name], audited.get(planned.layer.name)
-        layers.append(
-            LayerReport(
-                name=planned.layer.name,
-                op=planned.layer.op,
-                weight_bits=planned.weights,
-                activation_bits=planned.activations,
-                stored_weight_bits=found.weight_bits if found else None,
-                stored_activation_bits=found.activation_bits if found else None,
-                parameters=planned.layer.parameters,
-                loss_nearest=solution.loss_nearest,
-                loss=solution.loss,
-                status=solution.status,
-                seconds=solution.seconds,
-            )
-        )
-    values: dict[str, Any] = dataclasses.asdict(config)
-    return RunReport(
-        onnxq=VERSION,
-        config=values,
-        samples=network.samples,
-        layers=tuple(layers),
-        left_in_float=plan.remarks,
-        notes=(*plan.raised, *_beside_layers(plan), *network.remarks),
-        stages=tuple(stages),
-        simulated_sqnr_db=dict(network.sqnr_db),
-        loads=checks,
-        fp32=size,
-        quantized=model_bytes(proto),
-        seconds=dict(seconds),
-    )

@@ -1,0 +1,87 @@
+"""The account of a run: every layer with its bits as they are stored, what stayed float, what each stage changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import onnx
+
+from onnxq.config import Config
+from onnxq.ir.model import Remark
+from onnxq.ir.size import model_bytes
+from onnxq.network import NetworkSolution
+from onnxq.plan import Plan
+from onnxq.report.run import LayerReport, RunReport
+from onnxq.report.stage import StageReport
+from onnxq.verify import LevelCheck, audit_bits
+from onnxq.version import VERSION
+
+
+def run_report(
+    plan: Plan,
+    config: Config,
+    network: NetworkSolution,
+    proto: onnx.ModelProto,
+    checks: tuple[LevelCheck, ...],
+    size: int,
+    seconds: Mapping[str, float],
+    stages: Sequence[StageReport],
+) -> RunReport:
+    """The report of a run.
+
+    Args:
+        plan: what was to be quantised.
+        config: how.
+        network: the layers as solved.
+        proto: the quantised model.
+        checks: how it ran at each optimisation level.
+        size: of the float model, bytes.
+        seconds: by stage.
+        stages: what each changed.
+    """
+    audited = {bits.name: bits for bits in audit_bits(proto)}
+    layers = []
+    for planned in plan.layers:
+        solution, found = network.layers[planned.layer.name], audited.get(planned.layer.name)
+        layers.append(
+            LayerReport(
+                name=planned.layer.name,
+                op=planned.layer.op,
+                weight_bits=planned.weights,
+                activation_bits=planned.activations,
+                stored_weight_bits=found.weight_bits if found else None,
+                stored_activation_bits=found.activation_bits if found else None,
+                parameters=planned.layer.parameters,
+                loss_nearest=solution.loss_nearest,
+                loss=solution.loss,
+                status=solution.status,
+                seconds=solution.seconds,
+            )
+        )
+    values: dict[str, Any] = asdict(config)
+    return RunReport(
+        onnxq=VERSION,
+        config=values,
+        samples=network.samples,
+        layers=tuple(layers),
+        left_in_float=plan.remarks,
+        notes=(*plan.raised, *_beside_layers(plan), *network.remarks),
+        stages=tuple(stages),
+        simulated_sqnr_db=dict(network.sqnr_db),
+        loads=checks,
+        fp32=size,
+        quantized=model_bytes(proto),
+        seconds=dict(seconds),
+    )
+
+
+def _beside_layers(plan: Plan) -> Iterator[Remark]:
+    """What is quantised besides the layers."""
+    if plan.products:
+        yield Remark("network", f"products of two activations with both operands at 8 bits: {len(plan.products)}")
+    for planned in plan.tables:
+        yield Remark(
+            planned.table.name, f"rows of its table of {planned.table.parameters} are stored at {planned.bits} bits"
+        )
