@@ -10,9 +10,10 @@ from small_models import normal
 
 from onnxq.config import Refinement
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
-from onnxq.solve.adaquant import Unknowns, _descend, _initial, _setting, predict, refine, straight_through
+from onnxq.solve.adaquant import _descend, predict, refine, straight_through
 from onnxq.solve.problem import LayerProblem, Solution, Status
 from onnxq.solve.start import nearest, scored
+from onnxq.solve.unknowns import Unknowns, initial, make_setting
 
 QUICK = Refinement(steps=48, rows=64)
 ROWS, INPUTS, CHANNELS = 160, 9, 4
@@ -59,7 +60,7 @@ def test_a_straight_through_value_is_exact_with_the_gradient_of_the_smooth_one()
 def test_the_prediction_before_any_step_is_the_starting_solution(changes: dict[str, object]) -> None:
     p = problem(**changes)
     start = nearest(p)
-    made = predict(_initial(p, start), _setting(p, start, QUICK), jnp.asarray(p.x[:, p.held]), None, None)
+    made = predict(initial(p, start), make_setting(p, start, QUICK), jnp.asarray(p.x[:, p.held]), None, None)
     wanted = p.y[:, p.held].clip(p.low, p.high)
     spread = np.square(wanted - wanted.mean(axis=1, keepdims=True)).mean()
     assert float(np.square(np.asarray(made) - wanted).mean() / spread) == pytest.approx(start.loss, rel=1e-4)
@@ -69,7 +70,7 @@ def test_gradients_of_scale_and_bias_are_the_differences_of_the_loss() -> None:
     """Integers stay as they are under both, so the derivative exists and can be measured."""
     p = problem()
     start = nearest(p)
-    setting, at = _setting(p, start, QUICK), _initial(p, start)
+    setting, at = make_setting(p, start, QUICK), initial(p, start)
 
     @jax.jit
     def loss(unknowns: Unknowns) -> jax.Array:
@@ -88,7 +89,7 @@ def test_gradients_of_scale_and_bias_are_the_differences_of_the_loss() -> None:
 def test_weights_pass_gradients_straight_through_inside_their_grid_and_none_outside() -> None:
     p = problem(input=None, low=-float("inf"))
     start = nearest(p)
-    setting, at = _setting(p, start, QUICK), _initial(p, start)
+    setting, at = make_setting(p, start, QUICK), initial(p, start)
     at = at._replace(weight=at.weight.at[0, 0].set(5.0).at[0, 1].set(-7.0).at[0, 2].set(0.3))
     gradient = jax.grad(lambda u: predict(u, setting, jnp.asarray(p.x), None, None).sum())(at).weight
     inside = (np.asarray(at.weight) > -2) & (np.asarray(at.weight) < 1)

@@ -28,7 +28,7 @@ from onnxq.pipeline import quantize
 from onnxq.plan import make_plan
 from onnxq.progress import silent
 from onnxq.reconstruction import RECONSTRUCTED
-from onnxq.solve.simulated import Mixing, _mixed, fake_quantize
+from onnxq.solve.fake_quantization import Mixing, fake_quantize, mixed
 
 QUICK = Tuning(steps=60, rate=0.01, weight_rate=0.01, input_rate=0.01, integer_rate=0, features=0)
 
@@ -137,8 +137,8 @@ def test_what_is_emitted_with_refined_blocks_is_what_was_simulated() -> None:
 
 def test_mixing_leaves_the_asked_share_of_an_input_as_it_is() -> None:
     x, grid = jnp.asarray(normal(1, 100, 100)), jnp.asarray([0.5, 0.0, -8.0, 7.0])
-    mixed = _mixed(x, grid, Mixing(jax.random.key(0), jnp.float32(0.3)), 2)
-    kept = np.asarray(mixed == x)
+    made = mixed(x, grid, Mixing(jax.random.key(0), jnp.float32(0.3)), 2)
+    kept = np.asarray(made == x)
     assert kept.mean() == pytest.approx(0.3, abs=0.02)  # four standard deviations of 10,000 draws
-    np.testing.assert_array_equal(np.where(kept, 0, mixed), np.where(kept, 0, fake_quantize(x, grid)))
-    np.testing.assert_array_equal(_mixed(x, grid, None, 2), fake_quantize(x, grid))
+    np.testing.assert_array_equal(np.where(kept, 0, made), np.where(kept, 0, fake_quantize(x, grid)))
+    np.testing.assert_array_equal(mixed(x, grid, None, 2), fake_quantize(x, grid))

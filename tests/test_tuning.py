@@ -31,10 +31,10 @@ from onnxq.quant.solution import bias_scale
 from onnxq.report.run import RunReport
 from onnxq.solve.descent import in_errors
 from onnxq.solve.effort import find_effort
+from onnxq.solve.fake_quantization import fake_quantize
 from onnxq.solve.objective import Objective, divergence, find_targets
 from onnxq.solve.problem import Status
 from onnxq.solve.samples import HOLD_OUT, Batches
-from onnxq.solve.simulated import fake_quantize
 from onnxq.solve.tuning import Outcome, TuningResult, tune_network
 from onnxq.verify.session import start_session
 

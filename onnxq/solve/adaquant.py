@@ -16,10 +16,7 @@ eqs. 2 and 3; the mixing of quantised and float inputs is Wei et al., "QDrop", I
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +28,9 @@ from numpy.typing import NDArray
 
 from onnxq.config import Refinement
 from onnxq.quant.affine import dequantize, quantize
-from onnxq.quant.spec import QuantParams
-from onnxq.solve.problem import Array, LayerProblem, Solution, Status, weighted_power
+from onnxq.solve.problem import Array, LayerProblem, Solution, Status
 from onnxq.solve.start import scored
+from onnxq.solve.unknowns import Setting, Unknowns, initial, make_setting, solution_of
 
 CHECKS = 12
 """Evaluations of the hold-out in a refinement."""
@@ -43,48 +40,6 @@ MOST_HELD_ROWS = 4096
 
 STEP_ELEMENTS, FEWEST_ROWS = 2**19, 64
 """Inputs that a step reads: wide layers take fewer rows, down to a floor; depthwise ones are wide in this sense."""
-
-
-class Unknowns(NamedTuple):
-    """What is learnt; shapes as in :class:`LayerProblem`.
-
-    Attributes:
-        weight: in steps of the grid, (G, K, N).
-        log_scale: logarithm of the scale relative to its start, (G or 1, N or 1).
-        bias: relative to its start, in units of the output's deviation, (G, N).
-        log_input_scale: logarithm of the input's scale relative to its start, ().
-        input_zero: zero point of the input relative to its start, ().
-    """
-
-    weight: jax.Array
-    log_scale: jax.Array
-    bias: jax.Array
-    log_input_scale: jax.Array
-    input_zero: jax.Array
-
-
-class Setting(NamedTuple):
-    """What stays fixed in a refinement; all traced.
-
-    Attributes:
-        scale: starting scales, (G, N).
-        bias: starting bias, (G, N).
-        deviation: of the output, ().
-        bounds: lowest and highest integer of the weights, (2,).
-        input: scale, zero point, lowest and highest integer of the input, (4,).
-        quantise_input: whether the input is quantised at all, ().
-        clipping: low and high end of what follows the layer, (2,).
-        rates: learning rates, in the shape of the unknowns.
-    """
-
-    scale: jax.Array
-    bias: jax.Array
-    deviation: jax.Array
-    bounds: jax.Array
-    input: jax.Array
-    quantise_input: jax.Array
-    clipping: jax.Array
-    rates: Unknowns
 
 
 def refine(problem: LayerProblem, start: Solution, options: Refinement, seed: int) -> Solution:
@@ -120,8 +75,8 @@ def _descent(problem: LayerProblem, start: Solution, options: Refinement, seed: 
     rows = int(np.clip(STEP_ELEMENTS // each, FEWEST_ROWS, options.rows))
     batches = rng.choice(train, size=(CHECKS, -(-options.steps // CHECKS), rows), p=counts / counts.sum())
     best, finite = _descend(
-        _initial(problem, start),
-        _setting(problem, start, options),
+        initial(problem, start),
+        make_setting(problem, start, options),
         _row_major(problem.x),
         _row_major(problem.x_float) if options.mixing else None,
         _row_major(problem.y),
@@ -130,7 +85,7 @@ def _descent(problem: LayerProblem, start: Solution, options: Refinement, seed: 
         jax.random.key(seed),
         jnp.float32(options.mixing),
     )
-    refined = scored(problem, _solution(problem, start, jax.tree.map(np.asarray, best)))
+    refined = scored(problem, solution_of(problem, start, jax.tree.map(np.asarray, best)))
     return refined if bool(finite) and np.isfinite(refined.loss) else None
 
 
@@ -145,55 +100,6 @@ def _spread(rows: NDArray[np.intp], counts: Array, most: int) -> NDArray[np.intp
 def _row_major(rows: Array) -> jax.Array:
     """Rows first, (R, G, ·): one draw is one stretch of memory."""
     return jnp.asarray(np.ascontiguousarray(rows.transpose(1, 0, 2)))
-
-
-def _initial(problem: LayerProblem, start: Solution) -> Unknowns:
-    """The start in the unknowns' terms: each weight inside the cell of its integer, on its float value's side."""
-    nearest = problem.weight / start.scale[:, None]
-    weight = start.integers + np.clip(nearest - start.integers, -0.45, 0.45)
-    groups, channels = start.scale.shape
-    scales = (1, 1) if problem.one_scale else (1 if problem.shared_scales else groups, channels)
-    return Unknowns(
-        weight=jnp.asarray(weight, jnp.float32),
-        log_scale=jnp.zeros(scales, jnp.float32),
-        bias=jnp.zeros((groups, channels), jnp.float32),
-        log_input_scale=jnp.zeros((), jnp.float32),
-        input_zero=jnp.zeros((), jnp.float32),
-    )
-
-
-def _setting(problem: LayerProblem, start: Solution, options: Refinement) -> Setting:
-    grid = start.input
-    fit_input = options.learn_input and problem.fit_input and grid is not None
-    fixed_zero = grid is None or grid.zero_point == grid.spec.qmin or grid.spec.symmetric
-    steps = 1.0 if grid is None else float(grid.spec.qmax - grid.spec.qmin)
-    numbers = (
-        (1.0, 0.0, 0.0, 0.0) if grid is None else (float(grid.scale), grid.zero_point, grid.spec.qmin, grid.spec.qmax)
-    )
-    f = partial(jnp.asarray, dtype=jnp.float32)
-    return Setting(
-        scale=f(start.scale),
-        bias=f(start.bias),
-        deviation=f(_deviation(problem)),
-        bounds=f([problem.weight_spec.qmin, problem.weight_spec.qmax]),
-        input=f(numbers),
-        quantise_input=jnp.asarray(grid is not None),
-        clipping=f([problem.low, problem.high]),
-        rates=Unknowns(
-            weight=f(options.weight_rate * options.learn_weights),
-            log_scale=f(options.scale_rate * options.learn_scales),
-            bias=f(options.bias_rate * problem.fit_bias),
-            log_input_scale=f(options.scale_rate * fit_input),
-            input_zero=f(0.0 if fixed_zero or not fit_input else options.scale_rate * steps / 8),
-        ),
-    )
-
-
-def _deviation(problem: LayerProblem) -> float:
-    """Standard deviation of the activated float output, the unit of the bias."""
-    made = problem.y.clip(problem.low, problem.high)
-    mean = np.average(made, axis=1, weights=problem.influence).mean(dtype=np.float64)
-    return max(math.sqrt(weighted_power(made - np.float32(mean), problem.influence)), 1e-12)
 
 
 def straight_through(exact: jax.Array, smooth: jax.Array) -> jax.Array:
@@ -286,15 +192,3 @@ def _descend(
     carry = (initial, adam.init(initial), jnp.int32(0), initial, loss(initial, held, None))
     (_, _, _, best, _), finite = lax.scan(stretch, carry, batches)
     return best, finite.all()
-
-
-def _solution(problem: LayerProblem, start: Solution, found: Unknowns) -> Solution:
-    """The unknowns put back on their grids."""
-    spec, grid = problem.weight_spec, start.input
-    integers = np.clip(np.round(found.weight), spec.qmin, spec.qmax).astype(np.float32)
-    scale = (start.scale * np.exp(found.log_scale)).astype(np.float32)
-    bias = (start.bias + _deviation(problem) * found.bias).astype(np.float32)
-    if grid is not None:
-        zero = int(np.clip(np.round(grid.zero_point + found.input_zero), grid.spec.qmin, grid.spec.qmax))
-        grid = QuantParams(grid.spec, np.asarray(grid.scale * np.exp(found.log_input_scale), np.float32), zero)
-    return Solution(integers, scale, bias, grid, 0.0, Status.REFINED)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from onnxq.config import Tuning
 from onnxq.solve.augmentation import Augmentation, augmented
+from onnxq.solve.fake_quantization import Mixing
 from onnxq.solve.samples import Batches
-from onnxq.solve.simulated import Constants, Mixing, Named, Network, Solutions, Unknowns
+from onnxq.solve.simulated import Constants, Named, Network, Solutions, Unknowns
 
 CHECKS = 8
 """Evaluations of the hold-out."""

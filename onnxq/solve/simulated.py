@@ -1,8 +1,7 @@
 """A quantised network as a differentiable function of its biases and scales.
 
 Weights are the real numbers that their integers stand for, inputs of layers are rounded to their grids.
-Rounding passes gradients straight through, clipping keeps its own; the gradient of a grid's scale is that
-of learned step sizes (Esser et al., "Learned Step Size Quantization", ICLR 2020).
+Rounding passes gradients straight through, clipping keeps its own.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 
 from onnxq.execute.jax.interpreter import Hooks, Program
 from onnxq.ir.layer import Layer
-from onnxq.quant.affine import quantize
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid
 from onnxq.quant.spec import QuantParams
+from onnxq.solve.fake_quantization import Mixing, fake_quantize, mixed, numbers
 from onnxq.solve.objective import SMALLEST_POWER, Target, divergence
 from onnxq.solve.samples import Batches
 
@@ -37,37 +36,6 @@ SMALLEST_DEVIATION = 1e-3
 def has_bias(layer: Layer, solution: LayerSolution) -> bool:
     """Whether a bias stands in the graph that can be moved."""
     return layer.bias is not None and solution.bias is not None
-
-
-@jax.custom_jvp
-def fake_quantize(x: jax.Array, grid: jax.Array) -> jax.Array:
-    """Rounded to a grid of (scale, zero point, lowest, highest integer)."""
-    return (quantize(x, grid[0], grid[1], grid[2], grid[3]) - grid[1]) * grid[0]
-
-
-@fake_quantize.defjvp
-def _straight_through(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """Rounding counts as its operand, clipping as a constant; the scale moves every step of the grid."""
-    x, grid = primals
-    position = x / grid[0] + grid[1]
-    inside = (position >= grid[2]) & (position <= grid[3])
-    steps = quantize(x, grid[0], grid[1], grid[2], grid[3]) - grid[1]
-    slope = jnp.where(inside, steps - x / grid[0], steps)
-    return steps * grid[0], jnp.where(inside, tangents[0], 0.0) + slope * tangents[1][0]
-
-
-class Mixing(NamedTuple):
-    """Inputs of layers left unquantised at random (Wei et al., "QDrop", ICLR 2022).
-
-    Attributes:
-        key: of the draws.
-        share: of the elements that are left as they are, ().
-    """
-
-    key: jax.Array
-    share: jax.Array
 
 
 class Unknowns(NamedTuple):
@@ -159,8 +127,8 @@ class Network:
             scales={la.name: _along(la, jnp.asarray(solutions[la.name].weight.scale)) for la in self._layers},
             biases={name: jnp.asarray(solutions[name].bias) for name in self._units},
             units=self._units,
-            inputs={grid: _numbers(solutions[name].input) for name, grid in self._grids.items()},
-            outputs={name: _numbers(grid) for name, grid in self._outputs.items()},
+            inputs={grid: numbers(solutions[name].input) for name, grid in self._grids.items()},
+            outputs={name: numbers(grid) for name, grid in self._outputs.items()},
         )
 
     def start(self, solutions: Solutions) -> Unknowns:
@@ -263,7 +231,7 @@ class Network:
                 grid = constants.inputs[key]
                 if unknowns is not None:
                     grid = jnp.concatenate([grid[:1] * jnp.exp(unknowns.input[key]), grid[1:]])
-                reads[layer.input, layer.name] = partial(_mixed, grid=grid, mixing=mixing, place=index)
+                reads[layer.input, layer.name] = partial(mixed, grid=grid, mixing=mixing, place=index)
         return Hooks(reads, {t: partial(fake_quantize, grid=grid) for t, grid in constants.outputs.items()})
 
 
@@ -286,20 +254,8 @@ def _error(wanted: jax.Array, made: jax.Array) -> jax.Array:
     return jnp.square(made - wanted).mean(axis=axes) / power
 
 
-def _mixed(x: jax.Array, grid: jax.Array, mixing: Mixing | None, place: int) -> jax.Array:
-    quantised = fake_quantize(x, grid)
-    if mixing is None:
-        return quantised
-    return jnp.where(jax.random.bernoulli(jax.random.fold_in(mixing.key, place), mixing.share, x.shape), x, quantised)
-
-
 def _instead(value: jax.Array, _: object) -> jax.Array:
     return value
-
-
-def _numbers(params: QuantParams | None) -> jax.Array:
-    assert params is not None
-    return jnp.asarray([params.scale, params.zero_point, params.spec.qmin, params.spec.qmax], jnp.float32)
 
 
 def _storable(layer: Layer, solution: LayerSolution, bias: NDArray[np.float32]) -> NDArray[np.float32]:
