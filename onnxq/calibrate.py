@@ -99,8 +99,8 @@ class Calibration:
     ) -> None:
         self._model, self._seed = model, seed
         self._row_bytes, self._float_rows, self._with_moments = memory_limit // 8, float_rows, moments
-        self._float = Frontier(memory_limit // 8, folder)
-        self._quantised = Frontier(memory_limit // 8, folder) if sequential else self._float
+        self._float = Frontier(memory_limit // 16, folder)
+        self._quantised = Frontier(memory_limit // 16, folder) if sequential else self._float
         self._limit, self._folder = memory_limit, folder
         self._marked: Frontier | None = None
         self._starts: list[int] = []
