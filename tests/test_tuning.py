@@ -308,6 +308,13 @@ def test_a_network_that_is_too_large_for_the_work_is_left_alone(case: Solved) ->
     assert found.outcome is Outcome.TOO_LARGE and found.layers == case.network.layers
 
 
+@pytest.mark.parametrize(("samples", "enough"), [(32 * 200, True), (31 * 200, False), (20 * 600, True)])
+def test_a_network_is_tuned_where_enough_steps_show_enough_samples(samples: int, enough: bool) -> None:
+    macs, values = 1e6, 1e5  # 5e6 multiply-adds' worth of time, four times in a step
+    assert Tuning(work=4 * 5e6 * (samples + 0.5)).affords(macs, values) is enough
+    assert Tuning(work=4 * 5e6 * 8.5 * 200, rows=8).affords(macs, values)  # no more is asked for
+
+
 def test_changed_samples_are_judged_by_what_the_float_network_makes_of_them(case: Solved) -> None:
     # A network that equals the float one loses nothing on any sample; were the stored outputs held against changed
     # samples, it would.
