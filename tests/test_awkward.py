@@ -46,7 +46,7 @@ FLOORS = {
     "overridable_weight": 36.5,
     "weight_given_out": 36.5,
     "other_domain": 37.0,
-    "folded_constants": 36.5,
+    "folded_constants": 35.0,
     "bad_order": 36.5,
     "thousands_of_nodes": 37.0,
     "odd_names": 36.0,
