@@ -104,13 +104,12 @@ def descended(target: Target, integers: Array, scale: Array, spec: QuantSpec, sw
     """Integers (G, K, N) moved one at a time to where the error is least while the others of their channel stay."""
     hessian, q = target.hessian, integers.copy()
     scales = np.broadcast_to(scale[:, None] if scale.ndim == 2 else scale, q.shape)
-    units = np.einsum("gkk->gk", hessian)[:, :, None] * scales
     gradient = np.matmul(hessian, (target.weight - q * scales).astype(np.float32))
     for _ in range(sweeps):
         before = q.copy()
         for start in range(0, q.shape[1], BLOCK):
             block = slice(start, start + BLOCK)
-            change = _visited(q[:, block], gradient[:, block], hessian[:, block, block], units[:, block], spec)
+            change = _visited(q[:, block], gradient[:, block], hessian[:, block, block], scales[:, block], spec)
             if change.any():
                 gradient -= np.matmul(hessian[:, :, block], change * scales[:, block])
         if np.array_equal(before, q):
@@ -119,15 +118,15 @@ def descended(target: Target, integers: Array, scale: Array, spec: QuantSpec, sw
     return Rounded(q, scale, np.einsum("gkn,gkn->gn", gap, gradient).astype(np.float32))
 
 
-def _visited(q: Array, gradient: Array, hessian: Array, units: Array, spec: QuantSpec) -> Array:
+def _visited(q: Array, gradient: Array, hessian: Array, scales: Array, spec: QuantSpec) -> Array:
     """Visit the columns of a block, (G, B, N), in place; how far each moved, in steps."""
     change, left = np.zeros_like(q), gradient.copy()
-    steps = units / np.einsum("gkk->gk", hessian)[:, :, None]
+    units = np.einsum("gkk->gk", hessian)[:, :, None] * scales
     for k in range(q.shape[1]):
         change[:, k] = (q[:, k] + left[:, k] / units[:, k]).round().clip(spec.qmin, spec.qmax) - q[:, k]
         if change[:, k].any():
             q[:, k] += change[:, k]
-            left[:, k + 1 :] -= hessian[:, k, k + 1 :, None] * (change[:, k] * steps[:, k])[:, None]
+            left[:, k + 1 :] -= hessian[:, k, k + 1 :, None] * (change[:, k] * scales[:, k])[:, None]
     return change
 
 

@@ -108,11 +108,11 @@ def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork 
         importance = np.einsum("gkk->gk", target.hessian)
         scale = search_scale(problem, target.weight.astype(np.float32), importance)
         found.append(rounded(target, scale, spec))
-    solutions = [plain, *(_solution(problem, ground, each) for each in found)]
+    solutions = [_solution(problem, ground, each) for each in found]
     if not (problem.shared_scales or problem.one_scale):
-        best = min(range(len(found)), key=lambda i: solutions[i + 1].loss)
+        best = min(range(len(found)), key=lambda i: solutions[i].loss)
         solutions.append(_solution(problem, ground, rescaled(ground.targets[best], found[best], spec)))
-    return min(solutions, key=lambda solution: solution.loss)
+    return min([plain, *solutions], key=lambda solution: solution.loss)
 
 
 def _solution(problem: LayerProblem, ground: Groundwork, found: Rounded) -> Solution:

@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxq.config import Refinement
 from onnxq.quant.spec import QuantParams
+from onnxq.solve.fake_quantization import numbers
 from onnxq.solve.problem import LayerProblem, Solution, Status, weighted_power
 
 
@@ -82,16 +83,13 @@ def make_setting(problem: LayerProblem, start: Solution, options: Refinement) ->
     fit_input = options.learn_input and problem.fit_input and grid is not None
     fixed_zero = grid is None or grid.zero_point == grid.spec.qmin or grid.spec.symmetric
     steps = 1.0 if grid is None else float(grid.spec.qmax - grid.spec.qmin)
-    numbers = (
-        (1.0, 0.0, 0.0, 0.0) if grid is None else (float(grid.scale), grid.zero_point, grid.spec.qmin, grid.spec.qmax)
-    )
     f = partial(jnp.asarray, dtype=jnp.float32)
     return Setting(
         scale=f(start.scale),
         bias=f(start.bias),
         deviation=f(_deviation(problem)),
         bounds=f([problem.weight_spec.qmin, problem.weight_spec.qmax]),
-        input=f(numbers),
+        input=f((1.0, 0.0, 0.0, 0.0)) if grid is None else numbers(grid),
         quantise_input=jnp.asarray(grid is not None),
         clipping=f([problem.low, problem.high]),
         rates=Unknowns(
