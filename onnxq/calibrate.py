@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data import samples_in
 from onnxq.errors import CalibrationError
+from onnxq.execute.ahead import one_ahead
 from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
+from onnxq.execute.layer_rows import Rows, join, may_be_fitted, rows_wanted
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask, real_positions, real_values
-from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import draw_positions, input_rows, output_rows, position_axes
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
@@ -33,38 +36,10 @@ from onnxq.quant.spec import QuantParams
 Array = NDArray[np.float32]
 Progress = Callable[[int], None]
 
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
 TIDY_EVERY = 8
 """Batches after which freed memory is returned to the system."""
-
-HOLD_OUT = 8
-"""Every eighth sample is kept back from fitting; every eighth row where there are fewer samples."""
-
-FEWEST_ROWS, MOST_ROWS = 16_384, 65_536
-"""Rows drawn for a layer at least and at most, memory permitting."""
-
-ROWS_PER_INPUT = 16
-"""Beyond so many rows for each input of a row, their moments' noise is far below that of the samples' own choice."""
-
-ROW_VALUES = 2**24
-"""Values that rows of a narrow layer hold: they cost little, and with all that a small set has nothing hangs on which
-were drawn."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a layer reads and should make, at positions drawn from the whole calibration set.
-
-    Attributes:
-        x: inputs in the network whose earlier layers are quantised, (G, R, K).
-        x_float: inputs in the float network, (G, R, K); ``x`` where they were not asked for.
-        y: outputs of the float network before any clipping, (G, R, N).
-        train: rows that may be fitted, (R,).
-    """
-
-    x: Array
-    x_float: Array
-    y: Array
-    train: NDArray[np.bool_]
 
 
 class Calibration:
@@ -99,8 +74,8 @@ class Calibration:
     ) -> None:
         self._model, self._seed = model, seed
         self._row_bytes, self._float_rows, self._with_moments = memory_limit // 8, float_rows, moments
-        self._float = Frontier(memory_limit // 16, folder)
-        self._quantised = Frontier(memory_limit // 16, folder) if sequential else self._float
+        self._float = Frontier(memory_limit // 32, folder)
+        self._quantised = Frontier(memory_limit // 32, folder) if sequential else self._float
         self._limit, self._folder = memory_limit, folder
         self._marked: Frontier | None = None
         self._starts: list[int] = []
@@ -167,15 +142,17 @@ class Calibration:
         gathered: dict[str, list[Rows]] = {layer.name: [] for layer in stage.layers}
         histograms = {name: Histogram() for name in (*read, *extra)}
         moments: dict[str, ChannelMoments] = {}
-        session: Session | None = None
+        session = _Lazily(partial(self._session, stage, outputs))
         keep = False
         ahead: Arrays = {}
-        for batch in range(self.batches):
+
+        def run(batch: int) -> tuple[Arrays, Arrays, Arrays]:
             exact = self._float.at(batch)
             seen = exact if self._quantised is self._float else self._quantised.at(batch)
             feed = stage_feed(stage, exact, {})
-            session = session or self._session(stage, outputs, feed, {}, {})
-            made = session.run(feed, outputs)
+            return exact, seen, session.fed(feed).run(feed, outputs)
+
+        for batch, (exact, seen, made) in enumerate(one_ahead(run, self.batches)):
             _require_finite({n: exact[n] for n in read} | {la.output: made[la.output] for la in stage.layers})
             observed = batch < self._observed
             for name in histograms if observed else ():
@@ -195,9 +172,9 @@ class Calibration:
             progress(1)
         if keep:
             self._float.move(stage, ahead, self.batches)
-        elif session is not None:
-            self._float.follow(Step(stage, session, {}))
-        joined = {name: _join(gathered.pop(name), self._samples >= HOLD_OUT) for name in tuple(gathered)}
+        elif session.started is not None:
+            self._float.follow(Step(stage, session.started, {}))
+        joined = {name: join(gathered.pop(name), self._samples) for name in tuple(gathered)}
         give_back_freed_memory()
         return Observation(rows=joined, histograms=histograms, moments=moments)
 
@@ -217,12 +194,14 @@ class Calibration:
             progress: called with 1 after each batch.
         """
         found: dict[str, ChannelMoments] = {}
-        session: Session | None = None
         wanted = tuple(dict.fromkeys(layer.output for layer in stage.layers))
-        for batch in range(self.batches):
+        session = _Lazily(partial(self._session, stage, wanted, constants=constants))
+
+        def run(batch: int) -> Arrays:
             feed = stage_feed(stage, self._quantised.at(batch), inputs)
-            session = session or self._session(stage, wanted, feed, constants, {})
-            made = session.run(feed, wanted)
+            return session.fed(feed).run(feed, wanted)
+
+        for batch, made in enumerate(one_ahead(run, self.batches)):
             for layer in stage.layers:
                 y = made[layer.output]
                 found[layer.name] = channel_moments(y, layer.output_axis, found.get(layer.name))
@@ -249,18 +228,22 @@ class Calibration:
         """
         if self._quantised is self._float or not stage.nodes:
             return
-        step: Step | None = None
-        for batch in range(self.batches):
-            arrays = self._quantised.at(batch)
-            if step is None:
-                types = stage_feed(stage, arrays, {})
-                step = Step(stage, self._session(stage, stage.makes, types, constants, quantisers), inputs)
-            made = step.run(arrays)
-            ahead = passed(stage, arrays, made)
-            if not batch and not self._quantised.worth_keeping(ahead, self.batches):
-                self._quantised.follow(step)
-                progress(self.batches)
-                return
+        first = self._quantised.at(0)
+        session = self._session(stage, stage.makes, stage_feed(stage, first, {}), constants, quantisers)
+        step = Step(stage, session, inputs)
+        ahead = passed(stage, first, step.run(first))
+        if not self._quantised.worth_keeping(ahead, self.batches):
+            self._quantised.follow(step)
+            progress(self.batches)
+            return
+        self._quantised.keep(0, ahead)
+        progress(1)
+
+        def run(others: int) -> Arrays:
+            arrays = self._quantised.at(others + 1)
+            return passed(stage, arrays, step.run(arrays))
+
+        for batch, ahead in enumerate(one_ahead(run, self.batches - 1), 1):
             self._quantised.keep(batch, ahead)
             _tidy(batch)
             progress(1)
@@ -306,8 +289,8 @@ class Calibration:
         stage: Stage,
         outputs: Iterable[str],
         feed: Arrays,
-        constants: Mapping[tuple[str, str], Array],
-        quantisers: Mapping[str, QuantParams],
+        constants: Mapping[tuple[str, str], Array] = NOTHING,
+        quantisers: Mapping[str, QuantParams] = NOTHING,
     ) -> Session:
         types = {name: array.dtype for name, array in feed.items()}
         part = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
@@ -324,10 +307,13 @@ class Calibration:
     ) -> Rows:
         layer = stage.layers[index]
         rng = np.random.default_rng([self._seed, stage.depth, index, batch])
-        count = -(-self._rows_wanted(stage, layer) // self._observed)
+        room = self._row_bytes // len(stage.layers)
+        count = -(-rows_wanted(layer, room, with_float=self._float_rows) // self._observed)
         real = real_positions(self._masks[batch], position_axes(layer, y.shape))
         positions = draw_positions(layer, y.shape, count, rng, real)
-        train = (self._starts[batch] + positions.sample) % HOLD_OUT != HOLD_OUT - 1
+        train = may_be_fitted(self._starts[batch] + positions.sample)
+        order = np.argsort(~train, kind="stable")  # those that may be fitted lie side by side
+        positions, train = positions.reordered(order), train[order]
         rows = input_rows(layer, seen.astype(np.float32, copy=False), positions)
         same = not self._float_rows or self._quantised is self._float
         return Rows(
@@ -337,17 +323,6 @@ class Calibration:
             train=train,
         )
 
-    def _rows_wanted(self, stage: Stage, layer: Layer) -> int:
-        """Rows to draw for a layer: as many as its share of the memory holds."""
-        groups = layer.window.groups if layer.window else 1
-        inputs = layer.parameters // layer.channels * groups
-        if layer.op == "ConvTranspose" and layer.window:
-            inputs = layer.parameters // layer.weight_shape[1]
-        each = 4 * ((1 + self._float_rows) * inputs + layer.channels) * len(stage.layers)
-        wanted = max(ROWS_PER_INPUT * inputs // groups, ROW_VALUES // (inputs + layer.channels))
-        enough = np.clip(wanted, FEWEST_ROWS, MOST_ROWS)
-        return int(np.clip(self._row_bytes // each, 256, enough))
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -356,6 +331,19 @@ class Observation:
     rows: Mapping[str, Rows]
     histograms: Mapping[str, Histogram]
     moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
+
+
+class _Lazily:
+    """A session that starts with the first feed, whose element types its model takes."""
+
+    def __init__(self, start: Callable[[Arrays], Session]) -> None:
+        self._start = start
+        self.started: Session | None = None
+
+    def fed(self, feed: Arrays) -> Session:
+        """The session."""
+        self.started = self.started or self._start(feed)
+        return self.started
 
 
 def _tidy(batch: int) -> None:
@@ -371,26 +359,3 @@ def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:
                 f"tensor {name!r} of the float model is NaN or infinite on a calibration sample, so no range can be "
                 "found for it; take that sample out, or correct the model."
             )
-
-
-def _join(parts: list[Rows], by_sample: bool) -> Rows:
-    """The rows of all batches, those that may be fitted before those held back, so that each are one view."""
-    train = np.concatenate([p.train for p in parts])
-    if not by_sample or train.all() or not train.any():
-        train = np.arange(len(train)) % HOLD_OUT != HOLD_OUT - 1
-    ends = np.cumsum([len(p.train) for p in parts])
-    masks = np.split(train, ends[:-1])
-
-    def joined(arrays: list[Array]) -> Array:
-        fitted = [array[:, mask] for array, mask in zip(arrays, masks, strict=True)]
-        held = [array[:, ~mask] for array, mask in zip(arrays, masks, strict=True)]
-        return np.concatenate([*fitted, *held], axis=1)
-
-    same = all(p.x_float is p.x for p in parts)
-    x = joined([p.x for p in parts])
-    return Rows(
-        x=x,
-        x_float=x if same else joined([p.x_float for p in parts]),
-        y=joined([p.y for p in parts]),
-        train=np.arange(len(train)) < np.count_nonzero(train),
-    )

@@ -16,11 +16,11 @@ from onnxq.allocation.output_loss import OutputLoss
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.tabulate import Measuring, one_run, tabulate
 from onnxq.budget import Budget, parse_budgets
-from onnxq.calibrate import HOLD_OUT
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, first_feeds, samples_in
 from onnxq.equalisation import RANGE_SAMPLES, equalised
+from onnxq.execute.layer_rows import HOLD_OUT
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model

@@ -40,8 +40,9 @@ def real_values(values: NDArray[np.float32], mask: Mask | None) -> NDArray[np.fl
     axis = None if mask is None else token_axis(values.shape, mask)
     if mask is not None and axis is not None and not mask.all():
         values = np.moveaxis(values, axis, 1)[mask]
-    within = np.abs(values) < LARGEST
-    return values if within.all() else values[within]
+    if values.min(initial=0) > -LARGEST and values.max(initial=0) < LARGEST:
+        return values
+    return values[np.abs(values) < LARGEST]
 
 
 def token_axis(shape: tuple[int, ...], mask: Mask) -> int | None:

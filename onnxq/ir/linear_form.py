@@ -78,6 +78,10 @@ class Positions:
     sample: NDArray[np.int64]
     place: NDArray[np.int64]
 
+    def reordered(self, order: NDArray[np.intp]) -> Positions:
+        """The same positions in another order."""
+        return Positions(self.sample[order], self.place[order])
+
 
 def position_axes(layer: Layer, output_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Sizes of an output's axes without its channels."""

@@ -53,6 +53,11 @@ def fake_quantize(x: NDArray[np.float32], params: QuantParams, axis: int = 0) ->
     scale = params.scale
     if scale.ndim == 1:
         scale = scale.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
-    zero = np.float32(params.zero_point)
-    integers = quantize(x, scale, zero, np.float32(params.spec.qmin), np.float32(params.spec.qmax))
-    return dequantize(integers, scale, zero)
+    # In place, and clipped before the zero point would be added: feature maps are large, and passing over them is all
+    # that this costs. The integers are those of :func:`quantize`, less the zero point.
+    zero, spec = np.float32(params.zero_point), params.spec
+    values: NDArray[np.float32] = np.divide(x, scale, dtype=np.float32)
+    np.rint(values, out=values)
+    np.clip(values, np.float32(spec.qmin) - zero, np.float32(spec.qmax) - zero, out=values)
+    values *= scale
+    return values

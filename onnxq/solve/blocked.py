@@ -22,8 +22,8 @@ from onnxq.quant.scale_search import weight_scale
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import Granularity, QuantParams, QuantSpec
 from onnxq.solve.problem import LayerProblem, Status, output_error, selected
-from onnxq.solve.rounding import Target, rounded
-from onnxq.solve.second_order import closing_bias, damped, factorise, least_squares_target, missing, moments
+from onnxq.solve.rounding import make_target, rounded
+from onnxq.solve.second_order import closing_bias, damped, missing, moments
 
 Array = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -134,8 +134,7 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     found: list[_Blocked] = []
     for damping in DAMPINGS:
         hessian = damped(m.xx, damping)
-        factor = factorise(hessian)
-        target = Target(hessian.astype(np.float32), factor, least_squares_target(factor, left, problem.weight))
+        target = make_target(hessian, left, problem.weight)
         scale = block_scales(
             target.weight[0].astype(np.float32), _block(problem), spec, np.diagonal(hessian[0]).astype(np.float32)
         )

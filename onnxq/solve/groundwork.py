@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxq.solve.problem import LayerProblem, selected
-from onnxq.solve.rounding import Target
-from onnxq.solve.second_order import Moments, damped, factorise, least_squares_target, missing, moments
+from onnxq.solve.rounding import Target, make_target
+from onnxq.solve.second_order import Moments, damped, missing, moments
 
 DAMPINGS = (0.003, 0.03, 0.3)
 """Ridges tried, as fractions of the mean of H's diagonal."""
@@ -29,13 +28,19 @@ class Groundwork:
 
 def lay_groundwork(problem: LayerProblem) -> Groundwork:
     """The groundwork of a layer whose input has its grid; the bits of its weights do not matter."""
+    found = fitted_moments(problem)
+    return Groundwork(found, tuple(damped_targets(problem, found)))
+
+
+def fitted_moments(problem: LayerProblem) -> Moments:
+    """Moments of the rows that may be fitted."""
     x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
     y = y if problem.fit_bias else y - problem.bias[:, None]
-    found = moments(x, y, problem.influence[problem.train], problem.input, about_mean=problem.fit_bias)
+    return moments(x, y, problem.influence[problem.train], problem.input, about_mean=problem.fit_bias)
+
+
+def damped_targets(problem: LayerProblem, found: Moments) -> Iterator[Target]:
+    """A target for each damping, each made when it is asked for: those of a wide layer take a hundred megabytes."""
     left = missing(found, problem.weight)
-    targets = []
     for damping in DAMPINGS:
-        hessian = damped(found.xx, damping)
-        factor = factorise(hessian)
-        targets.append(Target(hessian.astype(np.float32), factor, least_squares_target(factor, left, problem.weight)))
-    return Groundwork(found, tuple(targets))
+        yield make_target(damped(found.xx, damping), left, problem.weight)

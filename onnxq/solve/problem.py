@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.affine import dequantize, quantize
+from onnxq.quant.affine import fake_quantize
 from onnxq.quant.saturation import Pairs
 from onnxq.quant.spec import QuantParams, QuantSpec
 
@@ -111,11 +111,7 @@ def selected(rows: Array, chosen: NDArray[np.bool_]) -> Array:
 
 def quantised_rows(x: Array, params: QuantParams | None) -> Array:
     """Rows as the quantised layer reads them."""
-    if params is None:
-        return x
-    spec, zero = params.spec, np.float32(params.zero_point)
-    q = quantize(x, np.float32(params.scale), zero, np.float32(spec.qmin), np.float32(spec.qmax))
-    return dequantize(q, np.float32(params.scale), zero)
+    return x if params is None else fake_quantize(x, params)
 
 
 def output_error(problem: LayerProblem, predicted: Array, rows: NDArray[np.bool_]) -> float:

@@ -14,13 +14,13 @@ descent; Behdin et al., "QuantEase", 2023).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.spec import QuantSpec
-from onnxq.solve.second_order import Factor
+from onnxq.solve.second_order import Factor, factorise, least_squares_target
 
 Double = NDArray[np.float64]
 Array = NDArray[np.float32]
@@ -43,13 +43,26 @@ class Target:
 
     Attributes:
         hessian: damped, (G, K, K), float32: only differences are weighed with it.
-        factor: of it.
+        factor: of it, float32 as well.
         weight: real weights, (G, K, N).
     """
 
     hessian: Array
     factor: Factor
     weight: Double
+
+
+def make_target(hessian: Double, left: Double, weight: Array) -> Target:
+    """What to round for a damped Hessian (G, K, K).
+
+    Args:
+        hessian: of the layer's rows.
+        left: what is :func:`onnxq.solve.second_order.missing`, (G, K, N).
+        weight: float weights, (G, K, N).
+    """
+    factor = factorise(hessian)
+    wanted = least_squares_target(factor, left, weight)
+    return Target(hessian.astype(np.float32), replace(factor, lower=factor.lower.astype(np.float32)), wanted)
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ def propagated(target: Target, scale: Array, spec: QuantSpec) -> Array:
         spec: the grid.
     """
     factor = target.factor
-    order, upper = factor.order[:, :, None], factor.lower.transpose(0, 2, 1).astype(np.float32)
+    order, upper = factor.order[:, :, None], factor.lower.transpose(0, 2, 1).astype(np.float32, copy=False)
     scales = scale[:, None] if scale.ndim == 2 else np.take_along_axis(scale, order, 1)
     wanted = (np.take_along_axis(target.weight, order, 1) / scales).astype(np.float32)
     # Errors are counted in steps; where the steps of a channel differ, in real units.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve
+from scipy.linalg import cho_solve, cholesky
 
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.problem import ROWS_AT_ONCE, quantised_rows
@@ -75,9 +75,10 @@ def moments(x: Array, y: Array, counts: Array, grid: QuantParams | None = None, 
 
 def damped(xx: Double, damping: float) -> Double:
     """H + λI with λ = damping · mean of H's diagonal, a group at a time."""
-    diagonal = np.einsum("gkk->gk", xx).mean(axis=1)
-    ridge: Double = np.maximum(diagonal, 1e-12) * damping
-    return np.asarray(xx + ridge[:, None, None] * np.eye(xx.shape[-1]), np.float64)
+    hessian = xx.astype(np.float64)  # a copy; no identity matrix is made beside it
+    diagonal = np.einsum("gkk->gk", hessian)
+    diagonal += np.maximum(diagonal.mean(axis=1, keepdims=True), 1e-12) * damping
+    return hessian
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Factor:
     """
 
     order: NDArray[np.intp]
-    lower: Double
+    lower: Double | Array
 
     def solve(self, right: Double) -> Double:
         """The matrix that the Hessian takes to the right-hand side, (G, K, N)."""
@@ -106,8 +107,11 @@ class Factor:
 def factorise(hessian: Double) -> Factor:
     """Factor of a positive definite Hessian, (G, K, K)."""
     order = np.argsort(np.einsum("gkk->gk", hessian), axis=1, kind="stable")
-    permuted = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
-    return Factor(order=order, lower=np.asarray(np.linalg.cholesky(permuted), np.float64))
+    groups = np.arange(len(order))[:, None, None]
+    factors = hessian[groups, order[:, :, None], order[:, None, :]]
+    for own in factors:  # in its own place: the transpose of a symmetric matrix is in the order that LAPACK takes
+        own.T[...] = cholesky(own.T, lower=True, overwrite_a=True, check_finite=False)
+    return Factor(order=order, lower=factors.transpose(0, 2, 1))
 
 
 def missing(m: Moments, weight: Array) -> Double:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,10 @@ from onnxq.quant.affine import quantize
 from onnxq.quant.saturation import exact_scale
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.groundwork import Groundwork, lay_groundwork
+from onnxq.solve.groundwork import Groundwork, damped_targets, fitted_moments
 from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected, weighted_power
-from onnxq.solve.rounding import Rounded, rescaled, rounded
-from onnxq.solve.second_order import closing_bias
+from onnxq.solve.rounding import Rounded, Target, rescaled, rounded
+from onnxq.solve.second_order import Moments, closing_bias
 
 Array = NDArray[np.float32]
 GRID_ROWS, GRID_VALUES = 1024, 2**15
@@ -94,29 +95,43 @@ def scored(problem: LayerProblem, solution: Solution) -> Solution:
     return Solution(solution.integers, solution.scale, solution.bias, solution.input, loss, solution.status)
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A target, what it was rounded to, and what that makes of the layer."""
+
+    target: Target
+    rounded: Rounded
+    solution: Solution
+
+
 def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork | None = None) -> Solution:
     """The better of a plain solution and of error-propagating rounding at several dampings, judged on the hold-out.
 
     Args:
         problem: the layer and its rows.
         plain: what to beat.
-        groundwork: of the same rows, input grid and float weights; laid here when None.
+        groundwork: of the same rows, input grid and float weights; made here, a target at a time, when None.
     """
-    ground = groundwork or lay_groundwork(problem)
-    spec, found = problem.weight_spec, []
-    for target in ground.targets:
-        importance = np.einsum("gkk->gk", target.hessian)
-        scale = search_scale(problem, target.weight.astype(np.float32), importance)
-        found.append(rounded(target, scale, spec))
-    solutions = [_solution(problem, ground, each) for each in found]
+    found = groundwork.moments if groundwork else fitted_moments(problem)
+    targets = groundwork.targets if groundwork else damped_targets(problem, found)
+    # map and min hold but the best attempt and the next: targets of wide layers are large.
+    best = min(map(partial(_attempt, problem, found), targets), key=lambda attempt: attempt.solution.loss)
+    solutions = [plain, best.solution]
     if not (problem.shared_scales or problem.one_scale):
-        best = min(range(len(found)), key=lambda i: solutions[i].loss)
-        solutions.append(_solution(problem, ground, rescaled(ground.targets[best], found[best], spec)))
-    return min([plain, *solutions], key=lambda solution: solution.loss)
+        solutions.append(_solution(problem, found, rescaled(best.target, best.rounded, problem.weight_spec)))
+    return min(solutions, key=lambda solution: solution.loss)
 
 
-def _solution(problem: LayerProblem, ground: Groundwork, found: Rounded) -> Solution:
+def _attempt(problem: LayerProblem, found: Moments, target: Target) -> _Attempt:
+    """A target rounded at scales searched for it."""
+    importance = np.einsum("gkk->gk", target.hessian)
+    scale = search_scale(problem, target.weight.astype(np.float32), importance)
+    made = rounded(target, scale, problem.weight_spec)
+    return _Attempt(target, made, _solution(problem, found, made))
+
+
+def _solution(problem: LayerProblem, found: Moments, made: Rounded) -> Solution:
     """Rounded weights with the bias that closes the mean."""
-    weight = found.integers * found.scale[:, None]
-    bias = closing_bias(ground.moments, weight) if problem.fit_bias else problem.bias
-    return scored(problem, Solution(found.integers, found.scale, bias, problem.input, 0.0, Status.SECOND_ORDER))
+    weight = made.integers * made.scale[:, None]
+    bias = closing_bias(found, weight) if problem.fit_bias else problem.bias
+    return scored(problem, Solution(made.integers, made.scale, bias, problem.input, 0.0, Status.SECOND_ORDER))
