@@ -134,7 +134,7 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     found: list[_Blocked] = []
     for damping in DAMPINGS:
         hessian = damped(m.xx, damping)
-        target = make_target(hessian, left, problem.weight)
+        target = make_target(m, damping, left, problem.weight)
         scale = block_scales(
             target.weight[0].astype(np.float32), _block(problem), spec, np.diagonal(hessian[0]).astype(np.float32)
         )

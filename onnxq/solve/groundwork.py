@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxq.solve.problem import LayerProblem, selected
 from onnxq.solve.rounding import Target, make_target
-from onnxq.solve.second_order import Moments, damped, missing, moments
+from onnxq.solve.second_order import Moments, missing, moments
 
 DAMPINGS = (0.003, 0.03, 0.3)
 """Ridges tried, as fractions of the mean of H's diagonal."""
@@ -43,4 +43,4 @@ def damped_targets(problem: LayerProblem, found: Moments) -> Iterator[Target]:
     """A target for each damping, each made when it is asked for: those of a wide layer take a hundred megabytes."""
     left = missing(found, problem.weight)
     for damping in DAMPINGS:
-        yield make_target(damped(found.xx, damping), left, problem.weight)
+        yield make_target(found, damping, left, problem.weight)

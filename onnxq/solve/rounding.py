@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.spec import QuantSpec
-from onnxq.solve.second_order import Factor, factorise, least_squares_target
+from onnxq.solve.second_order import Factor, Moments, damped, factorise, least_squares_target
 
 Double = NDArray[np.float64]
 Array = NDArray[np.float32]
@@ -52,17 +52,19 @@ class Target:
     weight: Double
 
 
-def make_target(hessian: Double, left: Double, weight: Array) -> Target:
-    """What to round for a damped Hessian (G, K, K).
+def make_target(moments: Moments, damping: float, left: Double, weight: Array) -> Target:
+    """What to round at a damping of the Hessian.
 
     Args:
-        hessian: of the layer's rows.
+        moments: of the layer's rows.
+        damping: as :func:`onnxq.solve.second_order.damped` takes it.
         left: what is :func:`onnxq.solve.second_order.missing`, (G, K, N).
         weight: float weights, (G, K, N).
     """
-    factor = factorise(hessian)
+    factor = factorise(moments.xx, damping)
     wanted = least_squares_target(factor, left, weight)
-    return Target(hessian.astype(np.float32), replace(factor, lower=factor.lower.astype(np.float32)), wanted)
+    factor = replace(factor, lower=factor.lower.astype(np.float32))
+    return Target(damped(moments.xx, damping, np.float32), factor, wanted)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ permuted H rather than of its inverse, at a third of its cost.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +74,17 @@ def moments(x: Array, y: Array, counts: Array, grid: QuantParams | None = None, 
     )
 
 
-def damped(xx: Double, damping: float) -> Double:
+def damped(xx: Double, damping: float, dtype: type[Any] = np.float64) -> NDArray[Any]:
     """H + λI with λ = damping · mean of H's diagonal, a group at a time."""
-    hessian = xx.astype(np.float64)  # a copy; no identity matrix is made beside it
-    diagonal = np.einsum("gkk->gk", hessian)
-    diagonal += np.maximum(diagonal.mean(axis=1, keepdims=True), 1e-12) * damping
+    hessian = xx.astype(dtype)  # a copy; no identity matrix is made beside it
+    np.einsum("gkk->gk", hessian)[...] = np.einsum("gkk->gk", xx) + _ridge(xx, damping)
     return hessian
+
+
+def _ridge(xx: Double, damping: float) -> Double:
+    """λ of each group, (G, 1)."""
+    diagonal = np.einsum("gkk->gk", xx).mean(axis=1, keepdims=True)
+    return np.asarray(np.maximum(diagonal, 1e-12) * damping, np.float64)
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,12 @@ class Factor:
         return solved
 
 
-def factorise(hessian: Double) -> Factor:
-    """Factor of a positive definite Hessian, (G, K, K)."""
-    order = np.argsort(np.einsum("gkk->gk", hessian), axis=1, kind="stable")
+def factorise(xx: Double, damping: float = 0.0) -> Factor:
+    """Factor of H + λI as :func:`damped` makes it, (G, K, K), which need not be made for it."""
+    order = np.argsort(np.einsum("gkk->gk", xx), axis=1, kind="stable")
     groups = np.arange(len(order))[:, None, None]
-    factors = hessian[groups, order[:, :, None], order[:, None, :]]
+    factors = xx[groups, order[:, :, None], order[:, None, :]]
+    np.einsum("gkk->gk", factors)[...] += _ridge(xx, damping)
     for own in factors:  # in its own place: the transpose of a symmetric matrix is in the order that LAPACK takes
         own.T[...] = cholesky(own.T, lower=True, overwrite_a=True, check_finite=False)
     return Factor(order=order, lower=factors.transpose(0, 2, 1))
