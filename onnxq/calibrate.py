@@ -8,7 +8,6 @@ beyond a limit. At each stage the rows that its layers' solvers need are drawn, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -18,18 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data import samples_in
-from onnxq.errors import CalibrationError
 from onnxq.execute.ahead import one_ahead
 from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
-from onnxq.execute.layer_rows import Rows, join, may_be_fitted, rows_wanted
 from onnxq.execute.memory import give_back_freed_memory
+from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
-from onnxq.execute.tokens import Mask, read_mask, real_positions, real_values
-from onnxq.ir.linear_form import draw_positions, input_rows, output_rows, position_axes
+from onnxq.execute.tokens import Mask, read_mask
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
-from onnxq.quant.histogram import Histogram
 from onnxq.quant.moments import ChannelMoments, channel_moments
 from onnxq.quant.spec import QuantParams
 
@@ -72,8 +68,7 @@ class Calibration:
         folder: Path | None = None,
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
     ) -> None:
-        self._model, self._seed = model, seed
-        self._row_bytes, self._float_rows, self._with_moments = memory_limit // 8, float_rows, moments
+        self._model = model
         self._float = Frontier(memory_limit // 32, folder)
         self._quantised = Frontier(memory_limit // 32, folder) if sequential else self._float
         self._limit, self._folder = memory_limit, folder
@@ -83,7 +78,15 @@ class Calibration:
         self.samples = 0
         try:
             self._read(feeds)
-            self._observed, self._samples = self.batches, self.samples  # what passes behind them is not counted
+            self._sampling = Sampling(
+                seed=seed,
+                room=memory_limit // 8,
+                float_rows=float_rows,
+                moments=moments,
+                starts=tuple(self._starts),  # what passes behind these is not observed
+                samples=self.samples,
+                masks=tuple(self._masks),
+            )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files
             self.__exit__(type(error), error, error.__traceback__)
@@ -106,7 +109,7 @@ class Calibration:
     @property
     def passing(self) -> range:
         """Those of them that are not observed."""
-        return range(self._observed, self.batches)
+        return range(len(self._sampling.starts), self.batches)
 
     @property
     def _frontiers(self) -> tuple[Frontier, ...]:
@@ -138,10 +141,7 @@ class Calibration:
         if not stage.nodes:
             return Observation(rows={}, histograms={})
         outputs = list(dict.fromkeys([*stage.makes, *(layer.output for layer in stage.layers), *extra]))
-        read = tuple(dict.fromkeys(layer.input for layer in stage.layers))
-        gathered: dict[str, list[Rows]] = {layer.name: [] for layer in stage.layers}
-        histograms = {name: Histogram() for name in (*read, *extra)}
-        moments: dict[str, ChannelMoments] = {}
+        gathering = Gathering(stage, extra, self._sampling)
         session = _Lazily(partial(self._session, stage, outputs))
         keep = False
         ahead: Arrays = {}
@@ -153,17 +153,7 @@ class Calibration:
             return exact, seen, session.fed(feed).run(feed, outputs)
 
         for batch, (exact, seen, made) in enumerate(one_ahead(run, self.batches)):
-            _require_finite({n: exact[n] for n in read} | {la.output: made[la.output] for la in stage.layers})
-            observed = batch < self._observed
-            for name in histograms if observed else ():
-                values = (seen if name in read else made)[name].astype(np.float32, copy=False)
-                histograms[name] = histograms[name].update(real_values(values, self._masks[batch]))
-            for layer in stage.layers if self._with_moments and observed else ():
-                y = made[layer.output]
-                moments[layer.name] = channel_moments(y, layer.output_axis, moments.get(layer.name))
-            for index, layer in enumerate(stage.layers if observed else ()):
-                rows = self._draw(stage, index, batch, seen[layer.input], exact[layer.input], made[layer.output])
-                gathered[layer.name].append(rows)
+            gathering.take(batch, exact, seen, made)
             ahead = passed(stage, exact, made)
             keep = keep if batch else self._float.worth_keeping(ahead, self.batches)
             if keep:
@@ -174,9 +164,9 @@ class Calibration:
             self._float.move(stage, ahead, self.batches)
         elif session.started is not None:
             self._float.follow(Step(stage, session.started, {}))
-        joined = {name: join(gathered.pop(name), self._samples) for name in tuple(gathered)}
+        found = gathering.finished()
         give_back_freed_memory()
-        return Observation(rows=joined, histograms=histograms, moments=moments)
+        return found
 
     def moments(
         self,
@@ -296,42 +286,6 @@ class Calibration:
         part = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
         return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
 
-    def _draw(
-        self,
-        stage: Stage,
-        index: int,
-        batch: int,
-        seen: NDArray[np.generic],
-        x: NDArray[np.generic],
-        y: NDArray[np.generic],
-    ) -> Rows:
-        layer = stage.layers[index]
-        rng = np.random.default_rng([self._seed, stage.depth, index, batch])
-        room = self._row_bytes // len(stage.layers)
-        count = -(-rows_wanted(layer, room, with_float=self._float_rows) // self._observed)
-        real = real_positions(self._masks[batch], position_axes(layer, y.shape))
-        positions = draw_positions(layer, y.shape, count, rng, real)
-        train = may_be_fitted(self._starts[batch] + positions.sample)
-        order = np.argsort(~train, kind="stable")  # those that may be fitted lie side by side
-        positions, train = positions.reordered(order), train[order]
-        rows = input_rows(layer, seen.astype(np.float32, copy=False), positions)
-        same = not self._float_rows or self._quantised is self._float
-        return Rows(
-            x=rows,
-            x_float=rows if same else input_rows(layer, x.astype(np.float32, copy=False), positions),
-            y=output_rows(layer, y.astype(np.float32, copy=False), positions),
-            train=train,
-        )
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a stage showed: rows by layer, histograms by tensor, moments of the layers' outputs where wanted."""
-
-    rows: Mapping[str, Rows]
-    histograms: Mapping[str, Histogram]
-    moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
-
 
 class _Lazily:
     """A session that starts with the first feed, whose element types its model takes."""
@@ -350,12 +304,3 @@ def _tidy(batch: int) -> None:
     """Return freed tensors now and then: over a long set of large feature maps they pile up."""
     if batch % TIDY_EVERY == TIDY_EVERY - 1:
         give_back_freed_memory()
-
-
-def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:
-    for name, values in tensors.items():
-        if not np.isfinite(values.astype(np.float32, copy=False)).all():
-            raise CalibrationError(
-                f"tensor {name!r} of the float model is NaN or infinite on a calibration sample, so no range can be "
-                "found for it; take that sample out, or correct the model."
-            )

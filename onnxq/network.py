@@ -10,11 +10,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.calibrate import Calibration, Observation
+from onnxq.calibrate import Calibration
 from onnxq.checkpoint import Checkpoint
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Quantised
+from onnxq.execute.observation import Observation
 from onnxq.ir.block import Block, find_blocks
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark

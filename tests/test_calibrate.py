@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import SAME, build, conv_constants, images, normal, relu_chain, with_outputs
 
-from onnxq.calibrate import Calibration, Observation
+from onnxq.calibrate import Calibration
 from onnxq.config import Config
 from onnxq.errors import CalibrationError, OutputError
 from onnxq.execute.layer_rows import HOLD_OUT
+from onnxq.execute.observation import Observation
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Spool
 from onnxq.ir.layer import Layer, find_layers

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from onnxq.allocation.choices import Choices, Part
 from onnxq.allocation.output_loss import OutputLoss
 from onnxq.allocation.tables import SensitivityTable, as_matrix
-from onnxq.calibrate import Calibration, Observation
+from onnxq.calibrate import Calibration
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Chain, Quantised, make_step
 from onnxq.execute.frontier import passed
+from onnxq.execute.observation import Observation
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model

@@ -1,0 +1,135 @@
+"""What the solvers are told of a stage: rows, histograms and moments, gathered batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.errors import CalibrationError
+from onnxq.execute.layer_rows import Rows, join, may_be_fitted, rows_wanted
+from onnxq.execute.spool import Arrays
+from onnxq.execute.tokens import Mask, real_positions, real_values
+from onnxq.ir.layer import Layer
+from onnxq.ir.linear_form import draw_positions, input_rows, output_rows, position_axes
+from onnxq.ir.stage import Stage
+from onnxq.quant.histogram import Histogram
+from onnxq.quant.moments import ChannelMoments, channel_moments
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a stage showed: rows by layer, histograms by tensor, moments of the layers' outputs where wanted."""
+
+    rows: Mapping[str, Rows]
+    histograms: Mapping[str, Histogram]
+    moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the calibration set is drawn from, the same at every stage.
+
+    Attributes:
+        seed: for the positions drawn.
+        room: bytes that the rows of a stage may take.
+        float_rows: gather the float network's inputs of the rows too.
+        moments: gather the moments of the float layers' outputs.
+        starts: index of each batch's first sample; batches behind these are not observed.
+        samples: in these batches.
+        masks: real tokens of each batch.
+    """
+
+    seed: int
+    room: int
+    float_rows: bool
+    moments: bool
+    starts: Sequence[int]
+    samples: int
+    masks: Sequence[Mask | None]
+
+
+class Gathering:
+    """The observation of a stage in the making.
+
+    Args:
+        stage: which.
+        extra: tensors of the stage whose histograms are wanted besides those of the layers' inputs.
+        sampling: of the calibration set.
+    """
+
+    def __init__(self, stage: Stage, extra: Iterable[str], sampling: Sampling) -> None:
+        self._stage, self._sampling = stage, sampling
+        self._read = tuple(dict.fromkeys(layer.input for layer in stage.layers))
+        self._rows: dict[str, list[Rows]] = {layer.name: [] for layer in stage.layers}
+        self._histograms = {name: Histogram() for name in (*self._read, *extra)}
+        self._moments: dict[str, ChannelMoments] = {}
+
+    def take(self, batch: int, exact: Arrays, seen: Arrays, made: Arrays) -> None:
+        """Take in a batch.
+
+        Args:
+            batch: its number.
+            exact: tensors before the stage in the float network.
+            seen: the same in the network whose earlier layers are quantised.
+            made: what the float network makes in the stage.
+
+        Raises:
+            CalibrationError: a layer reads or makes NaN or infinity in the float network.
+        """
+        layers = self._stage.layers
+        _require_finite({n: exact[n] for n in self._read} | {layer.output: made[layer.output] for layer in layers})
+        if batch >= len(self._sampling.starts):
+            return
+        for name, histogram in self._histograms.items():
+            values = (seen if name in self._read else made)[name].astype(np.float32, copy=False)
+            self._histograms[name] = histogram.update(real_values(values, self._sampling.masks[batch]))
+        for index, layer in enumerate(layers):
+            x, y = exact[layer.input], made[layer.output]
+            if self._sampling.moments:
+                known = self._moments.get(layer.name)
+                self._moments[layer.name] = channel_moments(y, layer.output_axis, known)
+            rng = np.random.default_rng([self._sampling.seed, self._stage.depth, index, batch])
+            self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input], x, y))
+
+    def finished(self) -> Observation:
+        """The observation, once every batch has been taken in; the gathering is empty then."""
+        rows = {name: join(self._rows.pop(name), self._sampling.samples) for name in tuple(self._rows)}
+        return Observation(rows=rows, histograms=self._histograms, moments=self._moments)
+
+    def _drawn(
+        self,
+        layer: Layer,
+        batch: int,
+        rng: np.random.Generator,
+        seen: NDArray[np.generic],
+        x: NDArray[np.generic],
+        y: NDArray[np.generic],
+    ) -> Rows:
+        sampling = self._sampling
+        room = sampling.room // len(self._stage.layers)
+        count = -(-rows_wanted(layer, room, with_float=sampling.float_rows) // len(sampling.starts))
+        real = real_positions(sampling.masks[batch], position_axes(layer, y.shape))
+        positions = draw_positions(layer, y.shape, count, rng, real)
+        train = may_be_fitted(sampling.starts[batch] + positions.sample)
+        order = np.argsort(~train, kind="stable")  # those that may be fitted lie side by side
+        positions, train = positions.reordered(order), train[order]
+        rows = input_rows(layer, seen.astype(np.float32, copy=False), positions)
+        same = not sampling.float_rows or seen is x
+        return Rows(
+            x=rows,
+            x_float=rows if same else input_rows(layer, x.astype(np.float32, copy=False), positions),
+            y=output_rows(layer, y.astype(np.float32, copy=False), positions),
+            train=train,
+        )
+
+
+def _require_finite(tensors: Mapping[str, NDArray[np.generic]]) -> None:
+    for name, values in tensors.items():
+        if not np.isfinite(values.astype(np.float32, copy=False)).all():
+            raise CalibrationError(
+                f"tensor {name!r} of the float model is NaN or infinite on a calibration sample, so no range can be "
+                "found for it; take that sample out, or correct the model."
+            )
