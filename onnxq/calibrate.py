@@ -69,8 +69,8 @@ class Calibration:
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
     ) -> None:
         self._model = model
-        self._float = Frontier(memory_limit // 32, folder)
-        self._quantised = Frontier(memory_limit // 32, folder) if sequential else self._float
+        self._float = Frontier(memory_limit // 64, folder)
+        self._quantised = Frontier(memory_limit // 64, folder) if sequential else self._float
         self._limit, self._folder = memory_limit, folder
         self._marked: Frontier | None = None
         self._starts: list[int] = []

@@ -2,7 +2,7 @@
 
 Writing down every tensor between every two layers can cost more than computing it again: an expanded
 feature map holds many times the numbers of the bottleneck before it. So a cut is kept only where it is no
-larger than the one before, fits in memory, or lies three stages on; from the kept cut the stages since are
+larger than the one before, is small, or lies three stages on; from the kept cut the stages since are
 run again, a batch at a time.
 """
 
@@ -19,6 +19,9 @@ from onnxq.execute.spool import Arrays, Spool
 from onnxq.ir.stage import QUANTISED_INPUT, Stage
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.spec import QuantParams
+
+ON_DISK = 4
+"""A cut of so many times what is held in memory is kept all the same: to write it costs less than to make it again."""
 
 MOST_REPLAYS = 3
 """Stages run again at most before a cut is kept whatever its size."""
@@ -93,7 +96,7 @@ class Frontier:
     def worth_keeping(self, arrays: Arrays, batches: int) -> bool:
         """Whether the cut behind the next stage should be kept, judged by one batch of it."""
         size = _size(arrays) * batches
-        return size <= max(self._limit, self._kept_bytes) or len(self._steps) >= MOST_REPLAYS
+        return size <= max(ON_DISK * self._limit, self._kept_bytes) or len(self._steps) >= MOST_REPLAYS
 
     def keep(self, batch: int, arrays: Arrays) -> None:
         """Keep one batch at the cut behind the next stage; :meth:`move` follows when all are kept."""
