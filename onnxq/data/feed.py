@@ -52,9 +52,15 @@ class Signature:
     def has_sample_axis(self) -> bool:
         """Whether the first axis of every input can count samples.
 
-        It cannot where an input is a scalar or where two inputs fix different first axes.
+        It cannot where an input is a scalar, where two inputs fix different first axes, or where one fixes it at
+        more than 1 and leaves another axis open beside an input whose first is open: the state of a recurrent
+        network has its layers first and the samples behind them.
         """
-        return len(self._fixed_first_axes()) <= 1 and all(info.shape != () for info in self.inputs)
+        if any(info.shape == () for info in self.inputs) or len(self._fixed_first_axes()) > 1:
+            return False
+        shapes = [info.shape for info in self.inputs if info.shape]
+        elsewhere = any(shape[0] not in (None, 1) and None in shape for shape in shapes)
+        return not (elsewhere and any(shape[0] is None for shape in shapes))
 
     def takes(self, name: str) -> bool:
         """Whether the model has an input of that name."""
