@@ -35,6 +35,8 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.enable_mem_pattern = False  # shapes may change from batch to batch
+        # Threads that wait in a busy loop keep the cores from the work on the batch before.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # the arena keeps its peak; memory is promised back
         try:
             with _startable(model, options) as source:
