@@ -20,7 +20,7 @@ from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, first_feeds, samples_in
 from onnxq.equalisation import RANGE_SAMPLES, equalised
-from onnxq.execute.layer_rows import HOLD_OUT
+from onnxq.execute.layer_rows import HOLD_OUT, may_be_fitted
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
@@ -123,7 +123,7 @@ def held_out(model: Model, feeds: Iterable[Feed], otherwise: Sequence[Feed]) -> 
     found, start = [], 0
     for feed in feeds:
         count = samples_in(feed)
-        kept = np.arange(start, start + count) % HOLD_OUT == HOLD_OUT - 1
+        kept = ~may_be_fitted(np.arange(start, start + count))
         if kept.any():
             found.append({name: np.asarray(value)[kept] for name, value in feed.items()})
         start += count

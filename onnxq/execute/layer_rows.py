@@ -66,6 +66,14 @@ def may_be_fitted(samples: NDArray[np.int64]) -> NDArray[np.bool_]:
     return np.asarray(samples % HOLD_OUT != HOLD_OUT - 1)
 
 
+def selected(rows: Array, chosen: NDArray[np.bool_]) -> Array:
+    """Some rows of (G, R, ·); a view where they lie side by side."""
+    count = int(np.count_nonzero(chosen))
+    first = int(chosen.argmax()) if count else 0
+    side_by_side = bool(chosen[first : first + count].all())
+    return rows[:, first : first + count] if side_by_side else rows[:, chosen]
+
+
 def join(parts: list[Rows], samples: int) -> Rows:
     """The rows of all batches, those that may be fitted before those held back, so that each are one view.
 
@@ -98,10 +106,7 @@ def _joined(arrays: list[Array], masks: Sequence[NDArray[np.bool_]]) -> Array:
     for mask in masks:
         array = arrays.pop()
         for at, chosen in enumerate((mask, ~mask)):
-            count = int(np.count_nonzero(chosen))
-            first = int(chosen.argmax()) if count else 0
-            side_by_side = chosen[first : first + count].all()  # a slice is copied faster than scattered rows
-            rows = array[:, first : first + count] if side_by_side else array[:, chosen]
-            result[:, ends[at] : ends[at] + count] = rows
-            ends[at] += count
+            rows = selected(array, chosen)
+            result[:, ends[at] : ends[at] + rows.shape[1]] = rows
+            ends[at] += rows.shape[1]
     return result

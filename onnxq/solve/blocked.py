@@ -15,15 +15,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.execute.layer_rows import selected
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import stored_weight
 from onnxq.quant.affine import quantize
 from onnxq.quant.scale_search import weight_scale
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import Granularity, QuantParams, QuantSpec
-from onnxq.solve.problem import LayerProblem, Status, output_error, selected
+from onnxq.solve.groundwork import fitted_moments
+from onnxq.solve.problem import LayerProblem, Status, output_error
 from onnxq.solve.rounding import make_target, rounded
-from onnxq.solve.second_order import closing_bias, damped, missing, moments
+from onnxq.solve.second_order import closing_bias, damped, missing
 
 Array = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -127,9 +129,7 @@ def _block(problem: LayerProblem) -> int:
 
 def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
     """Solutions by error propagation at several dampings, each with its scales searched and then refitted."""
-    x, y = selected(problem.x, problem.train), selected(problem.y, problem.train)
-    y = y if problem.fit_bias else y - problem.bias[:, None]
-    m = moments(x, y, problem.influence[problem.train], about_mean=problem.fit_bias)
+    m = fitted_moments(problem)
     left = missing(m, problem.weight)
     found: list[_Blocked] = []
     for damping in DAMPINGS:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnxq.solve.problem import LayerProblem, selected
+from onnxq.execute.layer_rows import selected
+from onnxq.solve.problem import LayerProblem
 from onnxq.solve.rounding import Target, make_target
 from onnxq.solve.second_order import Moments, missing, moments
 

@@ -8,6 +8,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.execute.layer_rows import selected
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.saturation import Pairs
 from onnxq.quant.spec import QuantParams, QuantSpec
@@ -100,13 +101,6 @@ class Solution:
 
 ROWS_AT_ONCE = 4096
 """Rows quantised in one go: their temporaries stay in the cache, and small beside the rows themselves."""
-
-
-def selected(rows: Array, chosen: NDArray[np.bool_]) -> Array:
-    """Some rows of (G, R, ·); a view where they lie side by side."""
-    first, count = int(chosen.argmax()), int(np.count_nonzero(chosen))
-    side_by_side = bool(chosen[first : first + count].all())
-    return rows[:, first : first + count] if side_by_side else rows[:, chosen]
 
 
 def quantised_rows(x: Array, params: QuantParams | None) -> Array:

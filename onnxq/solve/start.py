@@ -8,12 +8,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.execute.layer_rows import selected
 from onnxq.quant.affine import quantize
 from onnxq.quant.saturation import exact_scale
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.groundwork import Groundwork, damped_targets, fitted_moments
-from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, selected, weighted_power
+from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, weighted_power
 from onnxq.solve.rounding import Rounded, Target, rescaled, rounded
 from onnxq.solve.second_order import Moments, closing_bias
 
