@@ -180,7 +180,7 @@ class Config:
             output channel; None for one scale a channel.
         samples: calibration samples to use at most; all when None.
         equalise: bring the channels of a tensor to one range first, where the graph allows it exactly, and
-            migrate range from the inputs of matrices into their weights.
+            migrate range from the inputs of layers into their weights.
         bounded_influence: positions of far more power than the others count for less when a layer is fitted.
         second_order: start from error-propagating rounding instead of nearest rounding.
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;

@@ -18,10 +18,12 @@ from onnxq.config import FLOAT_BITS
 from onnxq.data import Feed
 from onnxq.equalisation import weight_noise
 from onnxq.execute.rows import rows_of_tensors
+from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import weight_matrix
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
-from onnxq.passes.migrate import Site, find_sites, migrate
+from onnxq.passes.equalise import find_groups
+from onnxq.passes.migrate import Site, find_sites, migrate, weight_rows
 from onnxq.plan import LayerPlan, Plan
 from onnxq.quant.affine import dequantize, quantize
 
@@ -46,23 +48,23 @@ ROWS = 512
 
 
 def migrated(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
-    """The same function with ranges moved from the inputs of matrices into their weights, where that pays.
+    """The same function with ranges moved from the inputs of layers into their weights, where that pays.
 
     Args:
-        model: prepared; not changed.
+        model: prepared and equalised; not changed.
         plan: the layers and their bits.
         feeds: a few samples.
     """
     planned = {p.layer.name: p for p in plan.layers}
+    settled = _settled(model, plan)
     sites = [
         site
         for site in find_sites(model, [p.layer for p in plan.layers])
-        if all(planned[la.name].activations <= MIGRATED for la in site.readers)
-        and (plan.products or site.readers[0].op == "MatMul")  # a convolutional network's head has been equalised
+        if site.tensor not in settled and all(planned[la.name].activations <= MIGRATED for la in site.readers)
     ]
     if not sites:
         return model
-    rows = rows_of_tensors(to_outline(model), [s.tensor for s in sites], feeds, plan.mask, ROWS)
+    rows = rows_of_tensors(to_outline(model), {s.tensor: s.axis for s in sites}, feeds, plan.mask, ROWS)
     chosen, factors = [], []
     for site in sites:
         found = best_factors(model, site, rows[site.tensor], planned)
@@ -70,6 +72,13 @@ def migrated(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
             chosen.append(site)
             factors.append(found)
     return migrate(model, chosen, factors) if chosen else model
+
+
+def _settled(model: Model, plan: Plan) -> set[str]:
+    """Tensors whose channels have been equalised, or that are quantised where they are made, before any division."""
+    layers = [p.layer for p in plan.layers]
+    equalised = {name for group in find_groups(model, layers) for name in group.tensors}
+    return equalised | {name for q in plan.outputs for name in (q.tensor, q.like) if name is not None}
 
 
 def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, LayerPlan]) -> Array | None:
@@ -81,26 +90,42 @@ def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, La
         rows: tokens of it, (R, channels).
         planned: bits by layer name.
     """
-    weights = [weight_matrix(layer, model.constant(layer.weight))[0] for layer in site.readers]
+    weights = [weight_matrix(layer, model.constant(layer.weight)) for layer in site.readers]
     power = np.square(rows).mean(axis=0)
-    signals = [max(float(power @ np.square(w).sum(axis=1)), 1e-30) for w in weights]
+    signals = [
+        max(float((weight_rows(layer, power) * np.square(w)).sum()), 1e-30)
+        for layer, w in zip(site.readers, weights, strict=True)
+    ]
 
     def noise(factor: Array) -> float:
         total = 0.0
         for layer, weight, signal in zip(site.readers, weights, signals, strict=True):
             plan = planned[layer.name]
-            scaled = weight * factor[:, None]
-            gap = _rounding_error(rows / factor, plan.activations) @ scaled
-            of_inputs = float(np.square(gap).mean(axis=0, dtype=np.float64).sum())
-            total += (
-                of_inputs + weight_noise(scaled[None], (power / factor.astype(np.float64) ** 2)[None], plan.weights)
-            ) / signal
+            scaled = weight * weight_rows(layer, factor)
+            gap = _rounding_error(rows / factor, plan.activations)
+            lessened = weight_rows(layer, power / np.square(factor))[..., 0]
+            total += (noise_of_inputs(layer, gap, scaled) + weight_noise(scaled, lessened, plan.weights)) / signal
         return total
 
     candidates = [channel_factors(rows, strength) for strength in STRENGTHS]
     noises = [noise(candidate) for candidate in candidates]
     best = int(np.argmin(noises))
     return candidates[best] if noises[best] < ENOUGH_GAIN[site.absorbed] * noises[0] else None
+
+
+def noise_of_inputs(layer: Layer, gap: Array, weight: Array) -> float:
+    """Power that errors of a layer's inputs have at its output, summed over the output channels.
+
+    Args:
+        layer: whose.
+        gap: errors at some positions, (R, channels). The taps of a window see errors of positions of their own, taken
+            to have nothing to do with each other; nor have those of its channels.
+        weight: in the solver's form, (G, K, N).
+    """
+    if layer.window is None:
+        return float(np.square(gap @ weight[0]).mean(axis=0, dtype=np.float64).sum())
+    power = np.square(gap).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return float((weight_rows(layer, power) * np.square(weight)).sum(dtype=np.float64))
 
 
 def channel_factors(rows: Array, strength: float) -> Array:

@@ -16,6 +16,7 @@ from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Quantised
 from onnxq.execute.observation import Observation
+from onnxq.execute.response import output_grid
 from onnxq.ir.block import Block, find_blocks
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
@@ -132,7 +133,7 @@ class _Walk:
                 self._grids[layer.input, self._planned[layer.name].activations] = solution.input
             tell(1)
         for tensor, bits in own.items():
-            self.outputs[tensor] = activation_params(seen.histograms[tensor], self._spec(bits))
+            self.outputs[tensor] = output_grid(self._model, tensor, seen.histograms[tensor], self._spec(bits))
         inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
         if seen.moments:
             found = calibration.moments(stage, inputs, self._constants(stage), tell)

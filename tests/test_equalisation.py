@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
+from small_models import build, normal, weight
 
 from onnxq.config import make_config
 from onnxq.equalisation import (
@@ -181,3 +182,42 @@ def test_noise_of_few_bits_counts_for_the_part_that_propagation_leaves() -> None
 
     assert noise(4, PROPAGATED) / noise(8, PROPAGATED) == pytest.approx(PROPAGATED * (127 / 7) ** 2, rel=1e-5)
     assert noise(4, 1.0) / noise(8, 1.0) == pytest.approx((127 / 7) ** 2, rel=1e-5)
+
+
+GATES = {
+    "pool": "m = GlobalAveragePool(r)",
+    "mean": "m = ReduceMean<axes=[2, 3]>(r)",
+}
+
+
+@pytest.mark.parametrize("order", ["g, r", "r, g"])
+@pytest.mark.parametrize("pool", GATES)
+def test_channels_are_scaled_alike_before_and_behind_a_gate(pool: str, order: str) -> None:
+    text = f"""(float[N, 3, 8, 8] x) => (float y) {{
+        a = Conv(x, w0, b0)  r = Relu(a)  {GATES[pool]}  h = Conv(m, w1, b1)  i = Relu(h)
+        k = Conv(i, w2, b2)  g = Sigmoid(k)  p = Mul({order})  z = Resize<mode="linear">(p, , scales)
+        y = Conv(z, w3, b3)
+    }}"""
+    shapes = {"w0": (8, 3, 1, 1), "w1": (2, 8, 1, 1), "w2": (8, 2, 1, 1), "w3": (5, 8, 1, 1)}
+    values = {name: weight(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    values |= {f"b{i}": normal(9 + i, len(values[f"w{i}"])) for i in range(4)}
+    model = prepare(load(build(text, scales=np.array([1, 1, 2, 2], np.float32), **values)))
+    groups = find_groups(model, find_layers(model)[0])
+    found = {g.makers[0].output: {la.output for la in g.readers} for g in groups}
+    assert found == {"a": {"h", "y"}, "h": {"k"}}
+    rng = np.random.default_rng(1)
+    factors = [rng.uniform(0.1, 10, g.makers[0].channels).astype(np.float32) for g in groups]
+    feed = {"x": normal(5, 4, 3, 8, 8)}
+    (before,), (after,) = run(model, feed).values(), run(equalise(model, groups, factors), feed).values()
+    # Float32 products in another order: a few units in the last place of the largest term.
+    np.testing.assert_allclose(after, before, rtol=0, atol=3e-6 * np.abs(before).max())
+
+
+def test_a_gate_that_layers_make_is_not_scaled_with_what_it_opens() -> None:
+    text = """(float[N, 3, 8, 8] x) => (float y) {
+        a = Conv(x, w0)  r = Relu(a)  m = GlobalAveragePool(x)  k = Conv(m, w1)  g = Relu(k)  p = Mul(r, g)
+        y = Conv(p, w2)
+    }"""
+    model = prepare(load(build(text, w0=weight(0, 8, 3, 1, 1), w1=weight(1, 8, 3, 1, 1), w2=weight(2, 5, 8, 1, 1))))
+    groups = find_groups(model, find_layers(model)[0])
+    assert [{la.output for la in g.makers} for g in groups] == [{"a"}]

@@ -89,3 +89,67 @@ def test_factors_have_a_median_of_one_and_grow_with_range() -> None:
     assert factors[4] == pytest.approx(np.sqrt(np.abs(rows[:, 4]).max() / np.median(np.abs(rows).max(axis=0))))
     assert factors[0] > 0
     np.testing.assert_array_equal(channel_factors(rows, 0.0), 1)
+
+
+HARD_SWISH = {
+    "PyTorch": "p = Add(a, three)  c = Clip(p, zero, six)  d = Div(c, divisor)  u = Mul(a, d)",
+    "Paddle": "p = Add(a, three)  c = Clip(p, zero, six)  m = Mul(a, c)  u = Div(m, divisor)",
+    "affine": "p = Add(a, three)  c = Clip(p, zero, six)  m = Mul(a, c)  e = Mul(m, two)  u = Add(e, b)",
+    "one node": "u = HardSwish(a)",
+    "SiLU": "s = Sigmoid(a)  u = Mul(a, s)",
+}
+
+
+def hard_swish(form: str, group: int = 1) -> Model:
+    """A convolution of channels of very different ranges, a HardSwish in some form, and a convolution of 3 × 3."""
+    text = f"""(float[N, 3, 8, 8] x) => (float y) {{
+        a = Conv(x, w)  {HARD_SWISH[form]}  y = Conv<pads=[1,1,1,1], group={group}>(u, v)
+    }}"""
+    reach = np.geomspace(0.5, 50, 8).astype(np.float32)[:, None, None, None]
+    numbers = {"zero": 0, "two": 2, "six": 6}
+    constants = {name: np.full((), value, np.float32) for name, value in numbers.items()}
+    constants |= {"three": np.full((1,), 3, np.float32), "divisor": np.full((1, 1, 1), 6, np.float32)}
+    constants["b"] = normal(2, 8, 1, 1)
+    return prepared(build(text, w=weight(0, 8, 3, 1, 1) * reach, v=weight(1, 4, 8 // group, 3, 3), **constants))
+
+
+@pytest.mark.parametrize("form", HARD_SWISH)
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_constant_behind_an_activation_function_takes_in_the_division(form: str, group: int) -> None:
+    model = hard_swish(form, group)
+    sites = [s for s in find_sites(model, [p.layer for p in make_plan(model, Config()).layers]) if s.tensor == "u"]
+    if form in ("one node", "SiLU"):  # there is none: multiplying feature maps would take longer than it gains
+        assert not sites
+        return
+    factor = np.exp(normal(3, 8)).astype(np.float32)
+    moved = migrate(model, sites, [factor])
+    assert [node.op for node in moved.graph.nodes] == [node.op for node in model.graph.nodes]
+    feed = {"x": normal(4, 6, 3, 8, 8)}
+    before = answers(model, feed)
+    # Two roundings more for each weight and each entry of a tensor, in float32.
+    np.testing.assert_allclose(answers(moved, feed), before, atol=2e-6 * np.abs(before).max())
+    inside = [Session(with_output(m), "the model").run(feed)["u"] for m in (model, moved)]
+    np.testing.assert_allclose(inside[1] * factor[:, None, None], inside[0], rtol=1e-5, atol=1e-5)
+
+
+def with_output(model: Model) -> onnx.ModelProto:
+    proto = to_proto(model)
+    proto.graph.output.append(onnx.ValueInfoProto(name="u"))
+    return proto
+
+
+def test_outlying_channels_of_feature_maps_are_migrated() -> None:
+    model, feed = hard_swish("Paddle"), {"x": normal(4, 16, 3, 8, 8)}
+    moved = migrated(model, make_plan(model, Config(edge_bits="same")), [feed])
+
+    def spread(m: Model) -> float:
+        reach = np.abs(Session(with_output(m), "the model").run(feed)["u"]).max(axis=(0, 2, 3))
+        return float(reach.max() / np.median(reach))
+
+    assert spread(moved) < 0.7 * spread(model)
+
+
+def test_equalised_and_quantised_tensors_are_left_alone() -> None:
+    text = "(float[N, 3, 8, 8] x) => (float y) { a = Conv(x, w)  u = Relu(a)  y = Conv(u, v) }"
+    model = prepared(build(text, w=weight(0, 8, 3, 1, 1), v=weight(1, 4, 8, 1, 1)))
+    assert migrated(model, make_plan(model, Config()), [{"x": normal(4, 16, 3, 8, 8)}]) is model

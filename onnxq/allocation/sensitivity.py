@@ -33,6 +33,7 @@ from onnxq.data import Feed
 from onnxq.execute.chain import Chain, Quantised, make_step
 from onnxq.execute.frontier import passed
 from onnxq.execute.observation import Observation
+from onnxq.execute.response import output_grid
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model
@@ -293,7 +294,7 @@ class _Walk:
             bits = self._places[candidate].get(layer.activated)
             if bits is not None:
                 histogram = self._seen.histograms[layer.activated]
-                outputs[layer.activated] = activation_params(histogram, self._spec(bits))
+                outputs[layer.activated] = output_grid(self._model, layer.activated, histogram, self._spec(bits))
         return self._losses(index, replace(self._reference.quantised, layers=layers, outputs=outputs))
 
     def _losses(self, index: int, changed: Quantised, earlier: Mapping[str, QuantParams] | None = None) -> Array:

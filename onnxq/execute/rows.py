@@ -1,60 +1,84 @@
-"""A few rows of chosen tensors of a model: their last axes at positions of real tokens."""
+"""A few rows of chosen tensors of a model: their channels at positions of real tokens, or of feature maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnxq.data import Feed, samples_in
 from onnxq.execute.ort import Arrays, Session
-from onnxq.execute.tokens import read_mask, real_positions
+from onnxq.execute.tokens import Mask, read_mask, real_positions
 from onnxq.ir.outline import Outline
 
 Array = NDArray[np.float32]
 
 SAMPLES_AT_ONCE = 8
-"""Samples run together: the tensors of all layers are held for so many."""
+"""Samples run together at most: the tensors of all layers are held for so many."""
+
+ROOM = 1 << 28
+"""Bytes of these tensors beyond which fewer samples are run together."""
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def rows_of_tensors(
-    model: Outline,
-    tensors: Sequence[str],
-    feeds: Iterable[Mapping[str, NDArray[np.generic]]],
-    mask: str | None,
-    count: int,
+    model: Outline, axes: Mapping[str, int], feeds: Sequence[Feed], mask: str | None, count: int
 ) -> dict[str, Array]:
-    """Rows of tensors at evenly spread positions, (rows, channels) by name.
+    """Rows of tensors at spread positions, as many from each sample, (rows, channels) by name.
 
     Args:
         model: its outputs change.
-        tensors: names of the tensors wanted.
+        axes: which axis of the tensors wanted counts their channels, by name.
         feeds: samples.
         mask: name of the input that is 0 for padding, which is left out.
         count: rows of each tensor at most.
     """
     graph = model.proto.graph
     given = {i.name for i in graph.input}
-    made_inside = [name for name in tensors if name not in given]
+    made_inside = [name for name in axes if name not in given]
     del graph.output[:]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
     session = Session(model, "the model up to its layers' inputs") if made_inside else None
-    any_batch = _any_batch(graph)
-    gathered: dict[str, list[Array]] = {name: [] for name in tensors}
-    for feed in _parts(feeds, any_batch):
-        made = {**feed, **(session.run(feed) if session else {})}
-        real = read_mask(feed, mask)
-        for name in tensors:
-            values = made[name]
-            wanted = real_positions(real, values.shape[:-1])
-            rows = values.reshape(-1, values.shape[-1]) if wanted is None else values[wanted]
-            gathered[name].append(rows.astype(np.float32))
-    return {name: _spread(np.concatenate(parts), count) for name, parts in gathered.items()}
+    samples = sum(samples_in(feed) for feed in feeds)
+    gathered: dict[str, list[Array]] = {name: [] for name in axes}
+    for feed, made in _run(feeds, session, _any_batch(graph)):
+        real, share = read_mask(feed, mask), count * samples_in(feed) / samples
+        for name, axis in axes.items():
+            values = np.asarray(feed[name] if name in feed else made[name], np.float32)
+            gathered[name].append(_some(np.moveaxis(values, axis, -1), real, max(round(share), 1)))
+    return {name: np.concatenate(parts) for name, parts in gathered.items()}
 
 
-def _spread(rows: Array, count: int) -> Array:
-    return rows[:: -(-len(rows) // count)] if len(rows) > count else rows
+def _some(values: Array, real: Mask | None, count: int) -> Array:
+    """At most so many rows of a tensor whose channels are its last axis, spread without a period of their own."""
+    positions = real_positions(real, values.shape[:-1])
+    places = np.arange(int(np.prod(values.shape[:-1]))) if positions is None else np.flatnonzero(positions)
+    if len(places) > count:
+        places = places[np.unique((np.arange(count) * GOLDEN % 1 * len(places)).astype(np.intp))]
+    rows: Array = values[np.unravel_index(places, values.shape[:-1])]
+    return rows
+
+
+def _run(feeds: Sequence[Feed], session: Session | None, cut: bool) -> Iterator[tuple[Feed, Arrays]]:
+    """The feeds and what comes of them, in smaller ones where they may be cut and their samples lie along one axis."""
+    at_once = 1
+    for feed in feeds:
+        arrays = {name: np.asarray(value) for name, value in feed.items()}
+        lengths = {len(a) if a.ndim else 0 for a in arrays.values()}
+        length = lengths.pop() if len(lengths) == 1 else 0
+        first = 0
+        while first < max(length, 1):
+            size = at_once if cut and length else max(length, 1)
+            whole = not first and size >= length
+            part = arrays if whole else {name: a[first : first + size] for name, a in arrays.items()}
+            made = session.run(part) if session else {}
+            yield part, made
+            first += size
+            each = sum(a.nbytes for a in made.values()) / max(samples_in(part), 1)
+            at_once = int(np.clip(ROOM // max(each, 1), 1, SAMPLES_AT_ONCE))
 
 
 def _any_batch(graph: onnx.GraphProto) -> bool:
@@ -62,16 +86,3 @@ def _any_batch(graph: onnx.GraphProto) -> bool:
     given = {t.name for t in graph.initializer}
     dims = [i.type.tensor_type.shape.dim for i in graph.input if i.name not in given]
     return all(len(d) > 0 and not d[0].HasField("dim_value") for d in dims)
-
-
-def _parts(feeds: Iterable[Mapping[str, NDArray[np.generic]]], cut: bool) -> Iterator[Arrays]:
-    """The feeds, or smaller ones where they may be cut and their samples lie along the first axis."""
-    for feed in feeds:
-        arrays = {name: np.asarray(value) for name, value in feed.items()}
-        lengths = {len(a) if a.ndim else 0 for a in arrays.values()}
-        length = lengths.pop() if len(lengths) == 1 else 0
-        if not cut or length <= SAMPLES_AT_ONCE:
-            yield arrays
-            continue
-        for first in range(0, length, SAMPLES_AT_ONCE):
-            yield {name: a[first : first + SAMPLES_AT_ONCE] for name, a in arrays.items()}

@@ -2,7 +2,7 @@
 
 A tensor has one scale, so a channel of small range is left with few of its steps. Where the operators
 between the layers that make a tensor and the layers that read it are positively homogeneous channel by
-channel (ReLU, pooling, addition, …), a factor s_c > 0 can be moved across:
+channel (ReLU, pooling, addition, a gate, …), a factor s_c > 0 can be moved across:
 
     rows c of the makers' weights and biases × s_c        columns c of the readers' weights ÷ s_c
 
@@ -28,7 +28,19 @@ from onnxq.ir.linear_form import stored_weight, weight_matrix
 from onnxq.ir.model import Model
 from onnxq.passes.draft import Draft, op_of
 
-HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Clip", "Add")
+HOMOGENEOUS = (
+    "Relu",
+    "LeakyRelu",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "ReduceMean",
+    "Resize",
+    "Clip",
+    "Add",
+    "Mul",
+)
 
 
 @dataclass(frozen=True)
@@ -130,19 +142,53 @@ def _joins(draft: Draft, node: gs.Node) -> bool:
             node.attrs.get("axis", 1) == 1 and shape is not None and len(shape) > 2 and all(d == 1 for d in shape[2:])
         )
     if op == "Add":
-        return not any(isinstance(t, gs.Constant) for t in node.inputs) and _same_shape(node)
+        return not any(isinstance(t, gs.Constant) for t in node.inputs) and _same_channels(*node.inputs)
+    if op == "Mul":
+        return _gated(node) is not None
+    if op == "Resize":
+        return _keeps_channels(node)
+    if op == "ReduceMean":
+        return _is_spatial(draft, node)
     if op == "Clip":
         low = draft.value(node.inputs[1]) if len(node.inputs) > 1 and not node.inputs[1].is_empty() else None
         return low is not None and not low.any() and _upper(draft, node) is not None
     return op in HOMOGENEOUS and len(node.outputs) == 1
 
 
-def _same_shape(node: gs.Node) -> bool:
-    shapes = [t.shape for t in node.inputs]
-    return all(s is not None and len(s) > 1 for s in shapes) and list(shapes[0][1:]) == list(shapes[1][1:])
+def _same_channels(first: gs.Tensor, second: gs.Tensor) -> bool:
+    """Whether two tensors have as many axes and as many channels; sizes that are not known are told apart by name."""
+    shapes = [t.shape for t in (first, second)]
+    if any(s is None or len(s) < 2 for s in shapes) or len(shapes[0]) != len(shapes[1]):
+        return False
+    return bool(shapes[0][1] == shapes[1][1])
+
+
+def _gated(node: gs.Node) -> gs.Tensor | None:
+    """The operand of a product that its other operand, one computed number a channel, opens or shuts."""
+    if any(isinstance(t, gs.Constant) for t in node.inputs) or not _same_channels(*node.inputs):
+        return None
+    shut = [all(d == 1 for d in t.shape[2:]) for t in node.inputs]
+    return None if len(set(shut)) == 1 else node.inputs[shut.index(False)]
+
+
+def _keeps_channels(resize: gs.Node) -> bool:
+    """Whether a Resize interpolates within channels, with no value of its own outside."""
+    if not _same_channels(resize.inputs[0], resize.outputs[0]):
+        return False
+    return str(resize.attrs.get("coordinate_transformation_mode", "half_pixel")) != "tf_crop_and_resize"
+
+
+def _is_spatial(draft: Draft, mean: gs.Node) -> bool:
+    """Whether a mean is taken over axes behind the channels."""
+    axes = draft.value(mean.inputs[1]) if len(mean.inputs) > 1 else mean.attrs.get("axes")
+    shape = mean.inputs[0].shape
+    return axes is not None and shape is not None and all(int(a) % len(shape) > 1 for a in np.atleast_1d(axes))
 
 
 def _operands(node: gs.Node) -> list[gs.Tensor]:
+    if node.op == "Mul":
+        gated = _gated(node)
+        return [] if gated is None else [gated]
     return list(node.inputs[: 2 if node.op == "Add" else 1])
 
 
@@ -170,7 +216,7 @@ def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[
             continue
         if layer is not None and index == 0:
             found[root(tensor.name)].readers.append(layer)
-        elif layer is not None or not _joins(draft, node):
+        elif layer is not None or not _joins(draft, node) or not any(t is tensor for t in _operands(node)):
             found[root(tensor.name)].blocked = True
 
 

@@ -132,27 +132,43 @@ class _Extremes:
         return cost * (1 - 1e-5)
 
 
-def activation_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
+def activation_params(
+    histogram: Histogram, spec: QuantSpec, response: NDArray[np.float64] | None = None
+) -> QuantParams:
     """Range of least squared error for a tensor, from its histogram.
 
     A tensor without negative values (behind a ReLU) gets zero point = qmin, the only form that
     onnxruntime may merge with the ReLU. Otherwise both ends of the range are searched; those of a symmetric
     grid are moved together.
+
+    Args:
+        histogram: of the values.
+        spec: the grid.
+        response: what is made of the values by all who read them, at the histogram's centres, (2·HALF_BINS,): the
+            error of this function is sought instead. A HardSwish needs nothing of what lies below -3.
     """
     used = np.flatnonzero(histogram.counts)
     values, counts = histogram.centres[used], histogram.counts[used].astype(np.float64)
+
+    wanted = values if response is None else response[used]
+
+    def error(params: QuantParams) -> float:
+        rounded = _rounded(values, params)
+        gap = (rounded if response is None else np.interp(rounded, histogram.centres, response)) - wanted
+        return float(counts @ (gap * gap))
+
     one_end = histogram.low >= 0 or spec.symmetric
     if one_end:
         candidates = [(min(histogram.low, 0.0) * r, histogram.high * r) for r in CLIP_RATIOS]
     else:
         coarse = CLIP_RATIOS[::-4]  # the whole range among them: 16-bit grids have no use for clipping
         candidates = [(histogram.low * r, histogram.high * t) for r in coarse for t in coarse]
-    params = min((_params(low, high, spec) for low, high in candidates), key=lambda p: _error(values, counts, p))
+    params = min((_params(low, high, spec) for low, high in candidates), key=error)
     if not one_end:
         low, high = float(params.lowest), float(params.highest)
         near = np.linspace(0.88, 1.12, 13)
         refined = [_params(low * r, high * t, spec) for r in near for t in near]
-        params = min([params, *refined], key=lambda p: _error(values, counts, p))
+        params = min([params, *refined], key=error)
     return params
 
 
@@ -176,7 +192,6 @@ def _params(low: float, high: float, spec: QuantSpec) -> QuantParams:
     return QuantParams(spec=spec, scale=np.asarray(scale, np.float32), zero_point=zero_point)
 
 
-def _error(values: NDArray[np.float64], counts: NDArray[np.float64], params: QuantParams) -> float:
+def _rounded(values: NDArray[np.float64], params: QuantParams) -> NDArray[np.float64]:
     integers = quantize(values, float(params.scale), params.zero_point, params.spec.qmin, params.spec.qmax)
-    gap = dequantize(integers, float(params.scale), params.zero_point) - values
-    return float(counts @ (gap * gap))
+    return dequantize(integers, float(params.scale), params.zero_point)

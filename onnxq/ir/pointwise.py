@@ -1,0 +1,84 @@
+"""What is computed of a tensor's elements one by one behind it: the activation function of a layer, in any form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxq.ir.layer import LAYER_OPS
+from onnxq.ir.model import Model
+from onnxq.ir.stage import reads
+
+# fmt: off
+POINTWISE = (
+    "Abs", "Add", "Celu", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu",
+    "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt",
+    "Sub", "Tanh", "ThresholdedRelu",
+)
+# fmt: on
+"""Operators that compute each element of their result from the same element of their operands."""
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A function of a tensor's elements.
+
+    Attributes:
+        tensor: its argument.
+        nodes: names of the nodes that compute it, in their order.
+        result: what they make; nothing else sees the argument or what is in between.
+    """
+
+    tensor: str
+    nodes: tuple[str, ...]
+    result: str
+
+
+def pointwise_behind(model: Model, tensor: str) -> Pointwise | None:
+    """The longest function of one tensor's elements that all who read the tensor agree on, if layers follow.
+
+    Constants count where they are single numbers: every channel has the same function then. None where there is no
+    such function, or no layer behind it: what becomes of a model's outputs is not known, and the scores of a detector
+    are compared far below the values that weigh in a squared error.
+    """
+    start = model.graph.tensors()[tensor]
+    final = {id(t) for t in model.graph.outputs}
+    inner = {t.name for node in model.graph.nodes if list(node.subgraphs()) for t in reads(node)}
+    known: dict[int, gs.Tensor] = {id(start): start}
+    nodes: list[gs.Node] = []
+    found = None
+    ahead = {id(node) for node in start.outputs}
+    for node in model.graph.nodes:  # in topological order
+        if id(node) not in ahead or not _is_pointwise(node, known):
+            continue
+        nodes.append(node)
+        made = node.outputs[0]
+        known[id(made)] = made
+        ahead |= {id(reader) for reader in made.outputs}
+        within = {id(n) for n in nodes}
+        seen = [t for t in known.values() if not t.outputs or any(id(n) not in within for n in t.outputs)]
+        seen += [t for t in known.values() if (id(t) in final or t.name in inner) and t is not made]
+        if len(seen) == 1 and seen[0] is made:
+            found = Pointwise(tensor, tuple(n.name for n in nodes), str(made.name))
+    return found if found and _reaches_layer(model.graph.tensors()[found.result]) else None
+
+
+def _reaches_layer(tensor: gs.Tensor) -> bool:
+    open_ones, known = [tensor], {id(tensor)}
+    while open_ones:
+        for node in open_ones.pop().outputs:
+            if node.op in LAYER_OPS:
+                return True
+            open_ones += [t for t in node.outputs if id(t) not in known]
+            known |= {id(t) for t in node.outputs}
+    return False
+
+
+def _is_pointwise(node: gs.Node, known: dict[int, gs.Tensor]) -> bool:
+    if node.op not in POINTWISE or node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+        return False
+    operands = [t for t in node.inputs if t.name]
+    numbers = [t for t in operands if isinstance(t, gs.Constant) and int(np.prod(t.shape)) == 1]
+    return all(id(t) in known or any(t is n for n in numbers) for t in operands)
