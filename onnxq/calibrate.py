@@ -80,7 +80,7 @@ class Calibration:
             self._read(feeds)
             self._sampling = Sampling(
                 seed=seed,
-                room=memory_limit // 8,
+                room=memory_limit // 10,
                 float_rows=float_rows,
                 moments=moments,
                 starts=tuple(self._starts),  # what passes behind these is not observed
