@@ -47,6 +47,7 @@ def _budgets(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Candidates = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_candidates)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_words)]
 Budgets = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_budgets)]
 
 
@@ -178,6 +179,8 @@ class Config:
             ``edge_bits``.
         block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
             output channel; None for one scale a channel.
+        exclude: layers, tables and products to leave in float, by name or by a pattern of the shell such as
+            ``*/head/*``.
         samples: calibration samples to use at most; all when None.
         equalise: bring the channels of a tensor to one range first, where the graph allows it exactly, and
             migrate range from the inputs of layers into their weights.
@@ -212,6 +215,7 @@ class Config:
     attention: Literal[8, 32] = 8
     embeddings: Literal[4, 8, 32, "same"] = "same"
     block: Literal[16, 32, 64, 128, 256] | None = 32
+    exclude: Patterns = ()
     samples: Annotated[int, Field(ge=1)] | None = None
     equalise: bool = True
     bounded_influence: bool = True

@@ -30,6 +30,8 @@ from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.chain import Quantised
 from onnxq.execute.memory import free_old_graphs
 from onnxq.fine_tuning import affordable, tuned
+from onnxq.ir.excluded import exclude
+from onnxq.ir.front_end import spectrogram
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import identity, save
@@ -142,7 +144,7 @@ def _way_through(task: _Task, again: Again | None) -> _Run:
     clock = _Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = _prepared(task.model, _opset(config, choice))
+        prepared = _prepared(task.model, config, _opset(config, choice))
         plan = make_plan(prepared, config, choice)
         size = model_bytes(task.model)
         config, told = affordable(config, prepared, plan)
@@ -208,7 +210,7 @@ def sensitivity(
         InputError: the model, the samples or an option cannot be used.
     """
     candidates = parse_candidates(config.candidates)
-    prepared = _prepared(model, _opset(config, dict(enumerate(candidates))))
+    prepared = _prepared(model, config, _opset(config, dict(enumerate(candidates))))
     batch = batch_size(prepared.inputs)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
@@ -231,7 +233,7 @@ def _mixed(
 ) -> Result:
     """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
-    prepared = _prepared(model, _opset(config, choice))
+    prepared = _prepared(model, config, _opset(config, choice))
     batch = batch_size(prepared.inputs)
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
@@ -280,15 +282,15 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
     """
     config = config or Config()
     with diagnosed(model):
-        prepared = _prepared(model, config.opset)
+        prepared = _prepared(model, config, config.opset)
         return prepared, make_plan(prepared, config)
 
 
-def _prepared(model: str | Path | onnx.ModelProto, opset: int) -> Model:
-    """A model read and rewritten; what it was in between is freed."""
-    prepared = prepare(load(model, minimum_opset=opset))
+def _prepared(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
+    """A model read and rewritten, with what stays in float marked; what it was in between is freed."""
+    prepared = spectrogram(prepare(load(model, minimum_opset=opset)))
     free_old_graphs()
-    return prepared
+    return exclude(prepared, config.exclude) if config.exclude else prepared
 
 
 class _Clock:

@@ -14,7 +14,7 @@ from onnxq.cli.shell import DONE, Verb
 
 @click.command(cls=Verb, short_help="List a model's layers and what would become of them.")
 @click.argument("model", type=FILE)
-@config_options("weights", "activations", "edge_bits", "target", "container", "attention", "embeddings")
+@config_options("weights", "activations", "edge_bits", "target", "container", "attention", "embeddings", "exclude")
 @common_options
 def inspect(model: Path, config_file: Path | None, as_json: bool, debug: bool, **flags: Any) -> int:
     """List MODEL's layers: shapes, parameters, multiplications, planned bits, and what stays in float and why.

@@ -95,6 +95,9 @@ FIELDS = {
         type=int,
         metavar="N",
     ),
+    "exclude": _field(
+        "exclude", "Layers to leave in float, by name or pattern, such as '*/head/*'.", metavar="PATTERN,…"
+    ),
     "samples": _field("samples", "Calibration samples to use at most.", type=int, metavar="N"),
     "memory_limit": _field(
         "memory_limit", "Memory that calibration and solving may take, roughly, such as 4GiB.", metavar="SIZE"

@@ -39,7 +39,7 @@ from onnxq.errors import ConfigError
 @click.option(
     "--energy-table", type=FILE, metavar="FILE.toml", help="Energies of elementary steps. [default: 45 nm, bundled]"
 )
-@config_options("candidates", "table_samples", "edge_bits", "target", "container", "memory_limit", "seed")
+@config_options("candidates", "table_samples", "edge_bits", "target", "container", "exclude", "memory_limit", "seed")
 @common_options
 def sensitivity(
     model: Path,

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.data import Feed, samples_in
 from onnxq.execute.ort import Arrays, Session
 from onnxq.execute.tokens import Mask, read_mask, real_positions
 from onnxq.ir.outline import Outline
 
 Array = NDArray[np.float32]
+Feed = Mapping[str, NDArray[np.generic]]
 
 SAMPLES_AT_ONCE = 8
 """Samples run together at most: the tensors of all layers are held for so many."""
@@ -42,10 +42,10 @@ def rows_of_tensors(
     del graph.output[:]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
     session = Session(model, "the model up to its layers' inputs") if made_inside else None
-    samples = sum(samples_in(feed) for feed in feeds)
+    samples = sum(max(_length(feed), 1) for feed in feeds)
     gathered: dict[str, list[Array]] = {name: [] for name in axes}
     for feed, made in _run(feeds, session, _any_batch(graph)):
-        real, share = read_mask(feed, mask), count * samples_in(feed) / samples
+        real, share = read_mask(feed, mask), count * max(_length(feed), 1) / samples
         for name, axis in axes.items():
             values = np.asarray(feed[name] if name in feed else made[name], np.float32)
             gathered[name].append(_some(np.moveaxis(values, axis, -1), real, max(round(share), 1)))
@@ -66,19 +66,22 @@ def _run(feeds: Sequence[Feed], session: Session | None, cut: bool) -> Iterator[
     """The feeds and what comes of them, in smaller ones where they may be cut and their samples lie along one axis."""
     at_once = 1
     for feed in feeds:
-        arrays = {name: np.asarray(value) for name, value in feed.items()}
-        lengths = {len(a) if a.ndim else 0 for a in arrays.values()}
-        length = lengths.pop() if len(lengths) == 1 else 0
-        first = 0
+        length, first = _length(feed), 0
         while first < max(length, 1):
             size = at_once if cut and length else max(length, 1)
             whole = not first and size >= length
-            part = arrays if whole else {name: a[first : first + size] for name, a in arrays.items()}
+            part = feed if whole else {name: a[first : first + size] for name, a in feed.items()}
             made = session.run(part) if session else {}
             yield part, made
             first += size
-            each = sum(a.nbytes for a in made.values()) / max(samples_in(part), 1)
+            each = sum(a.nbytes for a in made.values()) / max(_length(part), 1)
             at_once = int(np.clip(ROOM // max(each, 1), 1, SAMPLES_AT_ONCE))
+
+
+def _length(feed: Feed) -> int:
+    """Samples along the first axis of all arrays; 0 where these differ."""
+    lengths = {len(a) if np.ndim(a) else 0 for a in feed.values()}
+    return lengths.pop() if len(lengths) == 1 else 0
 
 
 def _any_batch(graph: onnx.GraphProto) -> bool:

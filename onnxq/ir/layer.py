@@ -112,6 +112,9 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
     layers: list[Layer] = []
     remarks: list[Remark] = []
     for node in model.graph.nodes:
+        if node.name in model.in_float:
+            remarks.append(Remark(node.name, model.in_float[node.name]))
+            continue
         if node.op in QUANTISED_OPS:
             remarks.append(Remark(node.name, f"{node.op} computes on quantised numbers already: left as it is"))
         if node.op in FUSED_ATTENTION:

@@ -64,12 +64,21 @@ class Remark:
 
 @dataclass(frozen=True)
 class Model:
-    """A graph with its header, and what the passes recorded on the way."""
+    """A graph with its header, and what the passes recorded on the way.
+
+    Attributes:
+        graph: its nodes and tensors.
+        header: what the file says besides.
+        folded: BatchNorms that layers took in.
+        remarks: what was left alone, and why.
+        in_float: names of nodes that are not quantised, whatever they are, with the reason.
+    """
 
     graph: gs.Graph
     header: Header
     folded: tuple[FoldedBatchNorm, ...] = ()
     remarks: tuple[Remark, ...] = ()
+    in_float: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:
@@ -93,6 +102,10 @@ class Model:
             KeyError: there is none of that name.
         """
         return np.asarray(self.graph.tensors()[name].values, np.float32)
+
+    def leaving_in_float(self, nodes: Mapping[str, str]) -> Model:
+        """The same model with further nodes that are not quantised; names and reasons."""
+        return replace(self, in_float={**nodes, **self.in_float})
 
     def with_graph(self, graph: gs.Graph, **changes: Any) -> Model:
         """The same model around another graph."""

@@ -33,7 +33,7 @@ def find_products(model: Model) -> tuple[Product, ...]:
     return tuple(
         Product(node.name, node.inputs[0].name, node.inputs[1].name, node.outputs[0].name)
         for node in model.graph.nodes
-        if is_product(node) and all(_is_own(t, kept) for t in node.inputs)
+        if is_product(node) and node.name not in model.in_float and all(_is_own(t, kept) for t in node.inputs)
     )
 
 

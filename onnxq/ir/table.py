@@ -43,7 +43,11 @@ class Table:
 def find_tables(model: Model) -> tuple[Table, ...]:
     """The tables of a prepared model that rows are looked up in by computed or given numbers, in graph order."""
     overridable = {t.name for t in model.graph.inputs if isinstance(t, gs.Constant)}
-    return tuple(_table(node) for node in model.graph.nodes if _looks_up_rows(node, overridable))
+    return tuple(
+        _table(node)
+        for node in model.graph.nodes
+        if node.name not in model.in_float and _looks_up_rows(node, overridable)
+    )
 
 
 def _looks_up_rows(node: gs.Node, overridable: set[str]) -> bool:
