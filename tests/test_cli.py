@@ -288,9 +288,10 @@ def test_every_option_of_every_verb_has_help_and_configuration_flags_tell_their_
     quantize_flags = {parameter.name: parameter.help for parameter in main.commands["quantize"].params[1:]}
     known = {field.name for field in dataclasses.fields(Config)}
     assert FIELDS.keys() <= known & quantize_flags.keys()
-    for name in FIELDS.keys() - {"samples", "memory_limit", "candidates", "budget"}:
+    for name in FIELDS.keys() - {"samples", "memory_limit", "candidates", "budget", "exclude"}:
         assert f"[default: {getattr(Config(), name)}]" in quantize_flags[name]
     assert "[default: all]" in quantize_flags["samples"]
+    assert "[default: none]" in quantize_flags["exclude"]
     assert "[default: 1GiB]" in quantize_flags["memory_limit"]
 
 
