@@ -18,6 +18,9 @@ from onnxq.report.stage import StageReport
 from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 
+POOR_DB = 10.0
+"""Signal to noise of an output below which the report says what to do: its errors are a third of its values then."""
+
 
 def run_report(
     plan: Plan,
@@ -67,7 +70,7 @@ def run_report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
-        notes=(*plan.raised, *_beside_layers(plan), *network.remarks),
+        notes=(*plan.raised, *_beside_layers(plan), *network.remarks, *_poor(network)),
         stages=tuple(stages),
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
@@ -85,3 +88,14 @@ def _beside_layers(plan: Plan) -> Iterator[Remark]:
         yield Remark(
             planned.table.name, f"rows of its table of {planned.table.parameters} are stored at {planned.bits} bits"
         )
+
+
+def _poor(network: NetworkSolution) -> Iterator[Remark]:
+    """Outputs that are far from the float network's."""
+    for name, db in network.sqnr_db.items():
+        if db is not None and db < POOR_DB:
+            yield Remark(
+                "network",
+                f"output {name} keeps {db:.1f} dB of signal to noise on the calibration samples: give the model "
+                "more bits, or leave in float (exclude) what loses most, which onnxq sensitivity tells",
+            )

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import parser
 from rich.console import Console
+from small_models import build, images, weight
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
@@ -70,6 +71,17 @@ def test_page_holds_every_layer_level_and_option(report: RunReport, tmp_path: Pa
     assert {"weights", "preset", "light", "refinement.steps"} <= set(page.texts)
     assert "done and verified" in page.texts
     assert {"4/8", "8/8"} <= set(page.texts)
+
+
+def test_a_poor_result_is_said_to_be_one_with_what_to_do(report: RunReport) -> None:
+    assert not any("signal to noise" in note.reason for note in report.notes)
+    text = "(float[N, 3, 8, 8] x) => (float y) { a = Conv(x, w)  b = Tanh(a)  y = Conv(b, v) }"
+    model = build(text, w=weight(0, 8, 3, 3, 3), v=weight(1, 8, 8, 3, 3))
+    poor = onnxq.quantize(model, images(24), onnxq.Config(weights=2, activations=2, edge_bits="same")).report
+    (name, found), *_ = poor.simulated_sqnr_db.items()
+    assert found is not None and found < 10
+    (note,) = [note for note in poor.notes if "signal to noise" in note.reason]
+    assert f"output {name} keeps {found:.1f} dB" in note.reason and "exclude" in note.reason
 
 
 def test_page_needs_nothing_beside_it(report: RunReport, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def show_run(console: Console, report: RunReport, *, title: str) -> None:
     console.print("loss: squared error of a layer's output relative to its power, on samples kept back from fitting")
     _show_remarks(console, report.left_in_float)
     for note in report.notes:
-        console.print(printable(f"{note.node.capitalize()}: {note.reason}"))
+        console.print(printable(f"{'Network' if note.node == 'network' else note.node}: {note.reason}"))
 
 
 def show_inspection(console: Console, inspection: Inspection, *, title: str) -> None:
