@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxq.allocation.bit_allocation import BitAllocation as BitAllocation
     from onnxq.config import Config as Config
-    from onnxq.config import Refinement as Refinement
     from onnxq.errors import CalibrationError as CalibrationError
     from onnxq.errors import ConfigError as ConfigError
     from onnxq.errors import InputError as InputError
@@ -24,16 +23,17 @@ if TYPE_CHECKING:
     from onnxq.errors import OutputError as OutputError
     from onnxq.errors import UnsupportedError as UnsupportedError
     from onnxq.errors import VerificationError as VerificationError
-    from onnxq.pipeline import Result as Result
+    from onnxq.learning import Refinement as Refinement
     from onnxq.pipeline import quantize as quantize
     from onnxq.progress import Progress as Progress
+    from onnxq.quantisation import Result as Result
     from onnxq.report.run import RunReport as RunReport
     from onnxq.verify import VerificationReport as VerificationReport
 
 _HOME = {
     "BitAllocation": "allocation.bit_allocation",
     "Config": "config",
-    "Refinement": "config",
+    "Refinement": "learning",
     "CalibrationError": "errors",
     "ConfigError": "errors",
     "InputError": "errors",
@@ -42,7 +42,7 @@ _HOME = {
     "OutputError": "errors",
     "UnsupportedError": "errors",
     "VerificationError": "errors",
-    "Result": "pipeline",
+    "Result": "quantisation",
     "quantize": "pipeline",
     "Progress": "progress",
     "RunReport": "report.run",

@@ -1,16 +1,11 @@
-"""The order of things: load, passes, calibrate, solve, emit, verify. Only this module knows it."""
+"""What people call: a model quantised at bits given or chosen, what its layers lose, what would become of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -21,58 +16,20 @@ from onnxq.allocation.mixed import choose, held_out, measured_loss, tables_for
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.tabulate import Measuring
 from onnxq.budget import parse_budgets
-from onnxq.candidate import FLOAT, Candidate, parse_candidates
-from onnxq.checkpoint import Checkpoint, fingerprint
+from onnxq.candidate import parse_candidates
+from onnxq.checkpoint import fingerprint
 from onnxq.config import Config
-from onnxq.data import Data, count_samples, first_feeds, read_feeds
+from onnxq.data import Data, first_feeds, read_feeds
 from onnxq.diagnosis import diagnosed
-from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.chain import Quantised
-from onnxq.execute.memory import free_old_graphs
-from onnxq.fine_tuning import affordable, tuned
-from onnxq.ir.excluded import exclude
-from onnxq.ir.front_end import spectrogram
-from onnxq.ir.load import load
 from onnxq.ir.model import Model
-from onnxq.ir.save import identity, save
 from onnxq.ir.size import model_bytes
 from onnxq.ir.table import find_tables
-from onnxq.mend import emit_through_gate
-from onnxq.migration import migrated
-from onnxq.network import NetworkSolution, by_constant, solve_network
-from onnxq.passes.prepare import prepare
+from onnxq.network import by_constant
 from onnxq.plan import Plan, make_plan
-from onnxq.progress import Listener, Progress, silent
-from onnxq.report.run import RunReport
-from onnxq.report.stage import solved_stage
-from onnxq.reporting import run_report
-from onnxq.stream import Again, Stream, batch_size, counted
-from onnxq.ties import without_ties
-from onnxq.version import VERSION
-
-GATE_SAMPLES = 16
-"""Calibration samples on which the emitted model must run at every level."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A quantised model and the account of how it came about.
-
-    Attributes:
-        model: with QuantizeLinear and DequantizeLinear nodes.
-        report: every layer, what stayed float and why, and the proof that the model loads.
-    """
-
-    model: onnx.ModelProto
-    report: RunReport
-
-    def save(self, path: str | Path) -> None:
-        """Write the model; the file appears complete or not at all.
-
-        Raises:
-            OutputError: the place cannot be written.
-        """
-        save(self.model, Path(path))
+from onnxq.progress import Listener, silent
+from onnxq.quantisation import Clock, Result, Task, opset_of, prepared_model, run
+from onnxq.stream import Again, batch_size, counted
 
 
 def quantize(
@@ -108,84 +65,7 @@ def quantize(
     with diagnosed(model):
         if config.candidates or allocation:
             return _mixed(model, calibration, config, allocation, progress, folder, resume)
-        return _run(_Task(model, calibration, config, None, progress, folder, resume)).result
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A quantisation with what its report does not tell."""
-
-    result: Result
-    model: Model
-    network: NetworkSolution
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A quantisation that is asked for, at the configuration's bits or at each layer's own."""
-
-    model: str | Path | onnx.ModelProto
-    calibration: Data
-    config: Config
-    choice: Mapping[str, Candidate] | None
-    progress: Listener
-    folder: Path | None
-    resume: bool
-
-
-def _run(task: _Task) -> _Run:
-    """One way through; samples that are wanted again are kept as long as it takes."""
-    with Again(task.config.memory_limit // 8) if task.config.tunes else nullcontext() as again:
-        return _way_through(task, again)
-
-
-def _way_through(task: _Task, again: Again | None) -> _Run:
-    config, choice, progress = task.config, task.choice, task.progress
-    clock = _Clock()
-    with clock.stage("load"):
-        progress(Progress("load", 0, None))
-        prepared = _prepared(task.model, config, _opset(config, choice))
-        plan = make_plan(prepared, config, choice)
-        size = model_bytes(task.model)
-        config, told = affordable(config, prepared, plan)
-    batch = batch_size(prepared.inputs)
-    feeds = Stream(
-        counted(
-            read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch),
-            task.calibration,
-            config,
-            progress,
-        ),
-        again,
-    )
-    gate = feeds.first(GATE_SAMPLES)
-    with clock.stage("equalise"):
-        if config.equalise:
-            prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES), second_order=config.second_order)
-            free_old_graphs()
-            # A weight that layers shared has a copy of another name for each.
-            plan = make_plan(prepared, config, choice)
-            prepared = migrated(prepared, plan, feeds.first(RANGE_SAMPLES))
-            free_old_graphs()
-            plan = make_plan(prepared, config, choice)
-    with clock.stage("solve"):
-        mark = fingerprint(_identity(prepared, config, task.calibration, choice)) if task.folder else ""
-        checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
-        network = solve_network(prepared, plan, config, feeds, checkpoint, progress)
-        network = dataclasses.replace(network, remarks=(*network.remarks, *told))
-    stages = [solved_stage(network.layers.values())]
-    with clock.stage("tune"):
-        if config.tunes:
-            network, told_of = tuned(prepared, plan, network, feeds.every(), config, progress)
-            stages.append(told_of)
-    with clock.stage("verify"):
-        progress(Progress("verify", 0, None))
-        layers = without_ties(prepared, [p.layer for p in plan.layers], network.layers, network.outputs)
-        network = dataclasses.replace(network, layers=layers)
-        proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
-        network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
-    report = run_report(plan, config, network, proto, checks, size, clock.seconds, stages)
-    return _Run(Result(model=proto, report=report), prepared, network)
+        return run(Task(model, calibration, config, None, progress, folder, resume)).result
 
 
 def sensitivity(
@@ -210,7 +90,7 @@ def sensitivity(
         InputError: the model, the samples or an option cannot be used.
     """
     candidates = parse_candidates(config.candidates)
-    prepared = _prepared(model, config, _opset(config, dict(enumerate(candidates))))
+    prepared = prepared_model(model, config, opset_of(config, dict(enumerate(candidates))))
     batch = batch_size(prepared.inputs)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
@@ -233,12 +113,12 @@ def _mixed(
 ) -> Result:
     """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
-    prepared = _prepared(model, config, _opset(config, choice))
+    prepared = prepared_model(model, config, opset_of(config, choice))
     batch = batch_size(prepared.inputs)
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
             kept.append(feed)
-        clock, problem = _Clock(), None
+        clock, problem = Clock(), None
         with clock.stage("allocate"):
             if allocation is None:
                 options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
@@ -255,12 +135,12 @@ def _mixed(
         def solve(found: BitAllocation) -> Attempt[Result]:
             place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
-            run = _run(_Task(model, data, config, found.choice, progress, place, resume))
+            done = run(Task(model, data, config, found.choice, progress, place, resume))
             metric = problem.sensitivity.metric if problem else None
-            loss, error = measured_loss(prepared, run.result.model, judged, metric)
-            tables = by_constant(find_tables(run.model), run.network.tables)
-            quantised = Quantised(run.network.layers, run.network.outputs, tables)
-            return Attempt(found, run.model, quantised, loss, run.result, error)
+            loss, error = measured_loss(prepared, done.result.model, judged, metric)
+            tables = by_constant(find_tables(done.model), done.network.tables)
+            quantised = Quantised(done.network.layers, done.network.outputs, tables)
+            return Attempt(found, done.model, quantised, loss, done.result, error)
 
         best, tried = carried_out(allocation, problem, kept, config, solve, choose_again, progress)
     report = best.result.report
@@ -282,48 +162,8 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
     """
     config = config or Config()
     with diagnosed(model):
-        prepared = _prepared(model, config, config.opset)
+        prepared = prepared_model(model, config, config.opset)
         return prepared, make_plan(prepared, config)
-
-
-def _prepared(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
-    """A model read and rewritten, with what stays in float marked; what it was in between is freed."""
-    prepared = spectrogram(prepare(load(model, minimum_opset=opset)))
-    free_old_graphs()
-    return exclude(prepared, config.exclude) if config.exclude else prepared
-
-
-class _Clock:
-    """Seconds spent in each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - began
-
-
-def _opset(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
-    """The lowest operator set that has the types of the bits."""
-    used = None if choice is None else [c for c in choice.values() if c != FLOAT]
-    return config.opset_of([c.weights for c in used], [c.activations for c in used]) if used else config.opset
-
-
-def _identity(
-    model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
-) -> Iterator[bytes]:
-    """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
-    yield from identity(model)
-    yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
-    yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
-    yield str(count_samples(calibration)).encode()
-    if isinstance(calibration, (str, Path)):
-        path = Path(calibration).resolve()
-        yield f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
-    yield VERSION.encode()
 
 
 def _mark_of(allocation: BitAllocation, config: Config) -> str:

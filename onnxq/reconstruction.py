@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibrate import Calibration
-from onnxq.config import Tuning
 from onnxq.execute.spool import Arrays, Spool
 from onnxq.ir.block import Block, block_model
 from onnxq.ir.model import Model
+from onnxq.learning import Tuning
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams
 

@@ -9,7 +9,8 @@ import onnx
 from onnx import checker, helper, numpy_helper, parser
 
 from onnxq.config import Config
-from onnxq.pipeline import Result, quantize
+from onnxq.pipeline import quantize
+from onnxq.quantisation import Result
 from onnxq.verify import VerificationReport, verify
 
 IR_OF_OPSET = {9: 4, 11: 6, 13: 7, 17: 8, 21: 10, 26: 13}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_models import normal
 
-from onnxq.config import Refinement
+from onnxq.learning import Refinement
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
 from onnxq.solve.adaquant import _descend, predict, refine, straight_through
 from onnxq.solve.problem import LayerProblem, Solution, Status

@@ -14,7 +14,8 @@ from small_models import build, images, normal, relu_chain, weight
 
 from onnxq.config import Config
 from onnxq.errors import UnsupportedError
-from onnxq.pipeline import Result, quantize
+from onnxq.pipeline import quantize
+from onnxq.quantisation import Result
 from onnxq.verify import verify
 
 # Decibels of the best of seven tools, measured from other tools' outputs on models of these kinds, W8A8.

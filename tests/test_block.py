@@ -15,13 +15,14 @@ from small_transformer import encoder
 
 import onnxq.reconstruction
 from onnxq.checkpoint import Checkpoint
-from onnxq.config import Config, Tuning
+from onnxq.config import Config
 from onnxq.ir.block import Block, block_model, find_blocks
 from onnxq.ir.layer import find_layers
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.ir.stage import split_stages
+from onnxq.learning import Tuning
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.pipeline import quantize

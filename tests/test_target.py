@@ -24,13 +24,14 @@ from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.load import load
 from onnxq.network import solve_network
 from onnxq.passes.prepare import prepare
-from onnxq.pipeline import Result, quantize
+from onnxq.pipeline import quantize
 from onnxq.plan import make_plan
 from onnxq.progress import silent
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.histogram import Histogram
 from onnxq.quant.scale_search import activation_params, stretched
 from onnxq.quant.spec import activation_spec
+from onnxq.quantisation import Result
 from onnxq.target import TARGETS, read_target
 from onnxq.verify import deviation, unoptimised_values, verify
 

@@ -15,13 +15,15 @@ from onnxq.allocation.choices import make_choices
 from onnxq.allocation.cost.placeholder import placeholder_model
 from onnxq.allocation.sensitivity import measure_sensitivities
 from onnxq.candidate import Candidate
-from onnxq.config import Config, Tuning
+from onnxq.config import Config
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.load import load
+from onnxq.learning import Tuning
 from onnxq.passes.prepare import prepare
-from onnxq.pipeline import Result, quantize
+from onnxq.pipeline import quantize
 from onnxq.quant.solution import LayerSolution
+from onnxq.quantisation import Result
 from onnxq.solve.layer import solve_layer
 from onnxq.solve.problem import LayerProblem
 from onnxq.verify import audit_bits, verify

@@ -16,12 +16,13 @@ from scipy.special import rel_entr, softmax
 from small_models import build, conv_constants, normal, weight, with_outputs
 
 from onnxq.checkpoint import Checkpoint
-from onnxq.config import Config, Refinement, Tuning
+from onnxq.config import Config
 from onnxq.emit.qdq import emit
 from onnxq.execute.jax.interpreter import read_program
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
+from onnxq.learning import Refinement, Tuning
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.pipeline import quantize

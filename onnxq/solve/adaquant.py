@@ -26,7 +26,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from onnxq.config import Refinement
+from onnxq.learning import Refinement
 from onnxq.quant.affine import dequantize, quantize
 from onnxq.solve.problem import Array, LayerProblem, Solution, Status
 from onnxq.solve.start import scored

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from onnxq.config import Tuning
+from onnxq.learning import Tuning
 from onnxq.solve.augmentation import Augmentation, augmented
 from onnxq.solve.fake_quantization import Mixing
 from onnxq.solve.samples import Batches

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from onnxq.config import Tuning
 from onnxq.data import samples_in
 from onnxq.execute.jax.interpreter import Program
 from onnxq.ir.layer import Layer
+from onnxq.learning import Tuning
 from onnxq.solve.samples import Feed
 
 FEATURES_KEPT = 2

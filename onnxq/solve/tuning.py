@@ -25,10 +25,10 @@ import jax
 import numpy as np
 import onnx
 
-from onnxq.config import FEWEST_STEPS, Tuning
 from onnxq.errors import UnsupportedError
 from onnxq.execute.jax.interpreter import read_program, unsupported
 from onnxq.ir.layer import Layer
+from onnxq.learning import FEWEST_STEPS, Tuning
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.descent import descend
 from onnxq.solve.effort import find_effort

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from onnxq.config import Refinement
+from onnxq.learning import Refinement
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.fake_quantization import numbers
 from onnxq.solve.problem import LayerProblem, Solution, Status, weighted_power

@@ -1,0 +1,182 @@
+"""One way through at known bits: load, passes, calibrate, solve, emit, verify. Only this module knows the order."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxq.candidate import FLOAT, Candidate
+from onnxq.checkpoint import Checkpoint, fingerprint
+from onnxq.config import Config
+from onnxq.data import Data, count_samples, read_feeds
+from onnxq.equalisation import RANGE_SAMPLES, equalised
+from onnxq.execute.memory import free_old_graphs
+from onnxq.fine_tuning import affordable, tuned
+from onnxq.ir.excluded import exclude
+from onnxq.ir.front_end import spectrogram
+from onnxq.ir.load import load
+from onnxq.ir.model import Model
+from onnxq.ir.save import identity, save
+from onnxq.ir.size import model_bytes
+from onnxq.mend import emit_through_gate
+from onnxq.migration import migrated
+from onnxq.network import NetworkSolution, solve_network
+from onnxq.passes.prepare import prepare
+from onnxq.plan import make_plan
+from onnxq.progress import Listener, Progress
+from onnxq.report.run import RunReport
+from onnxq.report.stage import solved_stage
+from onnxq.reporting import run_report
+from onnxq.stream import Again, Stream, batch_size, counted
+from onnxq.ties import without_ties
+from onnxq.version import VERSION
+
+GATE_SAMPLES = 16
+"""Calibration samples on which the emitted model must run at every level."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A quantised model and the account of how it came about.
+
+    Attributes:
+        model: with QuantizeLinear and DequantizeLinear nodes.
+        report: every layer, what stayed float and why, and the proof that the model loads.
+    """
+
+    model: onnx.ModelProto
+    report: RunReport
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; the file appears complete or not at all.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        save(self.model, Path(path))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A quantisation with what its report does not tell."""
+
+    result: Result
+    model: Model
+    network: NetworkSolution
+
+
+@dataclass(frozen=True)
+class Task:
+    """A quantisation that is asked for, at the configuration's bits or at each layer's own."""
+
+    model: str | Path | onnx.ModelProto
+    calibration: Data
+    config: Config
+    choice: Mapping[str, Candidate] | None
+    progress: Listener
+    folder: Path | None
+    resume: bool
+
+
+def run(task: Task) -> Run:
+    """One way through; samples that are wanted again are kept as long as it takes."""
+    with Again(task.config.memory_limit // 8) if task.config.tunes else nullcontext() as again:
+        return _way_through(task, again)
+
+
+def _way_through(task: Task, again: Again | None) -> Run:
+    config, choice, progress = task.config, task.choice, task.progress
+    clock = Clock()
+    with clock.stage("load"):
+        progress(Progress("load", 0, None))
+        prepared = prepared_model(task.model, config, opset_of(config, choice))
+        plan = make_plan(prepared, config, choice)
+        size = model_bytes(task.model)
+        config, told = affordable(config, prepared, plan)
+    batch = batch_size(prepared.inputs)
+    feeds = Stream(
+        counted(
+            read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch),
+            task.calibration,
+            config,
+            progress,
+        ),
+        again,
+    )
+    gate = feeds.first(GATE_SAMPLES)
+    with clock.stage("equalise"):
+        if config.equalise:
+            prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES), second_order=config.second_order)
+            free_old_graphs()
+            # A weight that layers shared has a copy of another name for each.
+            plan = make_plan(prepared, config, choice)
+            prepared = migrated(prepared, plan, feeds.first(RANGE_SAMPLES))
+            free_old_graphs()
+            plan = make_plan(prepared, config, choice)
+    with clock.stage("solve"):
+        mark = fingerprint(_identity(prepared, config, task.calibration, choice)) if task.folder else ""
+        checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
+        network = solve_network(prepared, plan, config, feeds, checkpoint, progress)
+        network = dataclasses.replace(network, remarks=(*network.remarks, *told))
+    stages = [solved_stage(network.layers.values())]
+    with clock.stage("tune"):
+        if config.tunes:
+            network, told_of = tuned(prepared, plan, network, feeds.every(), config, progress)
+            stages.append(told_of)
+    with clock.stage("verify"):
+        progress(Progress("verify", 0, None))
+        layers = without_ties(prepared, [p.layer for p in plan.layers], network.layers, network.outputs)
+        network = dataclasses.replace(network, layers=layers)
+        proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
+        network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
+    report = run_report(plan, config, network, proto, checks, size, clock.seconds, stages)
+    return Run(Result(model=proto, report=report), prepared, network)
+
+
+def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
+    """A model read and rewritten, with what stays in float marked; what it was in between is freed."""
+    prepared = spectrogram(prepare(load(model, minimum_opset=opset)))
+    free_old_graphs()
+    return exclude(prepared, config.exclude) if config.exclude else prepared
+
+
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Enter the seconds that a block takes under a name."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+
+
+def opset_of(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
+    """The lowest operator set that has the types of the bits."""
+    used = None if choice is None else [c for c in choice.values() if c != FLOAT]
+    return config.opset_of([c.weights for c in used], [c.activations for c in used]) if used else config.opset
+
+
+def _identity(
+    model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
+) -> Iterator[bytes]:
+    """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
+    yield from identity(model)
+    yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
+    yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
+    yield str(count_samples(calibration)).encode()
+    if isinstance(calibration, (str, Path)):
+        path = Path(calibration).resolve()
+        yield f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
+    yield VERSION.encode()
