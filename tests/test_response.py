@@ -111,6 +111,13 @@ def test_a_grid_for_an_activation_function_leaves_out_what_it_flattens(form: str
     assert error(suited) < 0.5 * error(plain)
 
 
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_a_function_that_is_flat_over_all_samples_leaves_the_range_whole(low: float) -> None:
+    histogram = Histogram().update(np.linspace(low, 2, 1000, dtype=np.float32))
+    grid = activation_params(histogram, activation_spec(8), np.zeros_like(histogram.centres))
+    assert float(grid.highest) == pytest.approx(2, rel=0.01) and float(grid.lowest) == pytest.approx(low, rel=0.01)
+
+
 def test_a_function_without_values_somewhere_leaves_the_grid_as_it_is() -> None:
     model, spec = between("e = Exp(a)  u = Exp(e)", "u"), activation_spec(8)
     histogram = Histogram().update(normal(0, 1000) * 4)  # exp(exp(12)) is no float32

@@ -139,7 +139,7 @@ def activation_params(
 
     A tensor without negative values (behind a ReLU) gets zero point = qmin, the only form that
     onnxruntime may merge with the ReLU. Otherwise both ends of the range are searched; those of a symmetric
-    grid are moved together.
+    grid are moved together. Of ranges that are equally good the widest is taken.
 
     Args:
         histogram: of the values.
@@ -159,7 +159,7 @@ def activation_params(
 
     one_end = histogram.low >= 0 or spec.symmetric
     if one_end:
-        candidates = [(min(histogram.low, 0.0) * r, histogram.high * r) for r in CLIP_RATIOS]
+        candidates = [(min(histogram.low, 0.0) * r, histogram.high * r) for r in CLIP_RATIOS[::-1]]
     else:
         coarse = CLIP_RATIOS[::-4]  # the whole range among them: 16-bit grids have no use for clipping
         candidates = [(histogram.low * r, histogram.high * t) for r in coarse for t in coarse]
