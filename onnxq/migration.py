@@ -92,10 +92,7 @@ def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, La
     """
     weights = [weight_matrix(layer, model.constant(layer.weight)) for layer in site.readers]
     power = np.square(rows).mean(axis=0)
-    signals = [
-        max(float((weight_rows(layer, power) * np.square(w)).sum()), 1e-30)
-        for layer, w in zip(site.readers, weights, strict=True)
-    ]
+    signals = [max(_power_at_output(layer, power, w), 1e-30) for layer, w in zip(site.readers, weights, strict=True)]
 
     def noise(factor: Array) -> float:
         total = 0.0
@@ -124,8 +121,12 @@ def noise_of_inputs(layer: Layer, gap: Array, weight: Array) -> float:
     """
     if layer.window is None:
         return float(np.square(gap @ weight[0]).mean(axis=0, dtype=np.float64).sum())
-    power = np.square(gap).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return float((weight_rows(layer, power) * np.square(weight)).sum(dtype=np.float64))
+    return _power_at_output(layer, np.square(gap).mean(axis=0), weight)
+
+
+def _power_at_output(layer: Layer, power: Array, weight: Array) -> float:
+    """Summed power at a layer's output of independent channels with so much at its input, (channels,)."""
+    return float(np.einsum("gk,gkn,gkn->", weight_rows(layer, power)[..., 0], weight, weight))
 
 
 def channel_factors(rows: Array, strength: float) -> Array:
