@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
-from small_models import build
+from small_models import build, weight
 from small_problems import problem
 
 from onnxq.candidate import Candidate
@@ -241,3 +242,30 @@ def test_plots_show_allocations_by_chooser_and_times_of_finished_runs(benchmark:
     ]
     runs.append({**runs[0], "samples": 1024, "seconds": None})
     assert plots.lines_of_scaling(runs) == {"n, W8A8, light": [(64, 5), (256, 9)]}
+
+
+def test_exports_are_taken_out_of_their_wheels_and_held_against_themselves(benchmark: Find, tmp_path: Path) -> None:
+    exports = benchmark("exports")
+    model = build(
+        "(float[N, 3, 16, 16] x) => (float y) { a = Conv(x, w)  b = Relu(a)  y = Conv(b, v) }",
+        w=weight(0, 8, 3, 3, 3),
+        v=weight(1, 4, 8, 1, 1),
+    )
+    with zipfile.ZipFile(tmp_path / "some_net-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("some_net/net.onnx", model.SerializeToString())
+    args = argparse.Namespace(samples=16, bits="w8a8,w4a32", preset="light", wheels=tmp_path)
+    export = exports.Export("some-net==1.0", "some_net/net.onnx", exports.pictures(16, 128, 64))
+    fine, coarse = exports.measured("net", export, args)
+    assert (fine.layers, fine.loads, fine.reason) == (2, 4, "") and fine.decibels[0] > 30
+    assert coarse.decibels[0] > 8
+    (lost,) = exports.measured("net", exports.Export("some-net==1.0", "no/such.onnx", exports.lines(8, 8)), args)
+    assert "no/such.onnx" in lost.reason and lost.layers == 0
+
+
+@pytest.mark.parametrize("name", ["pp-ocr-detection", "pp-ocr-direction", "swift-f0"])
+def test_made_up_samples_differ_and_are_the_same_again(benchmark: Find, name: str) -> None:
+    feed = benchmark("exports").EXPORTS[name].feed
+    first, second = np.random.default_rng(0), np.random.default_rng(0)
+    one, other, again = feed(["a"], first), feed(["a"], first), feed(["a"], second)
+    np.testing.assert_array_equal(one["a"], again["a"])
+    assert not np.array_equal(one["a"], other["a"]) and all(v.dtype == np.float32 for v in one.values())
