@@ -17,11 +17,18 @@ from onnxq.progress import Listener, Progress
 from onnxq.report.stage import StageReport, judged_stage
 
 
-def affordable(config: Config, model: Model, plan: Plan) -> tuple[Config, tuple[Remark, ...]]:
-    """The configuration without a tuning that the network is too large for; its layers are refined instead."""
+def affordable(config: Config, model: Model, plan: Plan, feed: Feed) -> tuple[Config, tuple[Remark, ...]]:
+    """The configuration without a tuning that the network is too large for; its layers are refined instead.
+
+    Args:
+        config: as asked for.
+        model: prepared.
+        plan: its layers.
+        feed: samples, for the sizes that the model leaves open.
+    """
     if not config.tunes:
         return config, ()
-    macs, values = pass_work(model, [p.layer for p in plan.layers])
+    macs, values = pass_work(model, [p.layer for p in plan.layers], feed)
     if config.tuning.affords(macs, values):
         return config, ()
     told = (

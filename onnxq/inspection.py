@@ -6,10 +6,13 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 
+from onnxq.data import Feed
 from onnxq.data.feed import Signature
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
@@ -19,6 +22,8 @@ from onnxq.ir.tensor import TensorInfo
 from onnxq.plan import Plan
 
 Shape: TypeAlias = tuple[int | None, ...] | None
+
+NO_FEED: Feed = MappingProxyType({})
 
 LARGEST_OPERAND = 1024
 """Elements of a float constant above which shape inference does without its values: it is a weight."""
@@ -105,10 +110,16 @@ def layer_macs(model: Model, layers: Iterable[Layer]) -> list[int | None]:
     return [_macs(layer, shapes, samples) for layer in layers]
 
 
-def pass_work(model: Model, layers: Iterable[Layer]) -> tuple[int, int]:
-    """Multiply-accumulate operations of layers, and values of all tensors, for one sample, as far as shapes tell."""
+def pass_work(model: Model, layers: Iterable[Layer], feed: Feed) -> tuple[int, int]:
+    """Multiply-accumulate operations of layers, and values of all tensors, for one sample, as far as shapes tell.
+
+    Args:
+        model: prepared.
+        layers: of the model.
+        feed: samples, for the sizes that the model leaves open.
+    """
     samples = _samples(model)
-    shapes = _shapes(model, samples)
+    shapes = _shapes(model, samples, feed)
     known = ([d for d in shape if d is not None] for shape in shapes.values() if shape is not None)
     macs = sum(_macs(layer, shapes, samples) or 0 for layer in layers)
     return macs, sum(math.prod(sizes) for sizes in known) // samples
@@ -169,14 +180,18 @@ def _macs(layer: Layer, shapes: dict[str, Shape], samples: int) -> int | None:
     return layer.parameters * math.prod(sizes) // samples if len(sizes) == len(positions) else None
 
 
-def _shapes(model: Model, samples: int) -> dict[str, Shape]:
-    """Shapes of all tensors when so many samples run, by onnx's inference."""
+def _shapes(model: Model, samples: int, feed: Feed = NO_FEED) -> dict[str, Shape]:
+    """Shapes of all tensors when so many samples run, of the sizes that a feed has, by onnx's inference."""
     proto = to_proto(model)
     sampled = Signature(model.inputs).has_sample_axis
     for value in proto.graph.input:
         dims = value.type.tensor_type.shape.dim
         if sampled and dims and not dims[0].HasField("dim_value"):
             dims[0].dim_value = samples
+        given = np.shape(feed[value.name]) if value.name in feed else ()
+        for dim, size in zip(dims, given, strict=False):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = size
     for value in proto.graph.output:  # what is stated there may name the axis that was just set
         value.type.tensor_type.ClearField("shape")
     for tensor in proto.graph.initializer:

@@ -100,7 +100,6 @@ def _way_through(task: Task, again: Again | None) -> Run:
         prepared = prepared_model(task.model, config, opset_of(config, choice))
         plan = make_plan(prepared, config, choice)
         size = model_bytes(task.model)
-        config, told = affordable(config, prepared, plan)
     batch = batch_size(prepared.inputs)
     feeds = Stream(
         counted(
@@ -112,6 +111,7 @@ def _way_through(task: Task, again: Again | None) -> Run:
         again,
     )
     gate = feeds.first(GATE_SAMPLES)
+    config, told = affordable(config, prepared, plan, gate[0])
     with clock.stage("equalise"):
         if config.equalise:
             prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES), second_order=config.second_order)

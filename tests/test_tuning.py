@@ -19,6 +19,9 @@ from onnxq.checkpoint import Checkpoint
 from onnxq.config import Config
 from onnxq.emit.qdq import emit
 from onnxq.execute.jax.interpreter import read_program
+from onnxq.fine_tuning import affordable
+from onnxq.inspection import pass_work
+from onnxq.ir.layer import find_layers
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
@@ -454,3 +457,24 @@ def test_layers_are_refined_only_where_the_network_is_not_tuned_unless_asked_for
     assert replace(advanced, refine=True).refines and replace(advanced, refine=True).tunes
     assert not replace(advanced, tune=False, refine=False).refines
     assert not Config().refines and not Config().tunes
+
+
+def test_the_work_of_open_sizes_is_that_of_the_samples() -> None:
+    text = "(float[N, 3, {0}, {1}] x) => (float y) {{ a = Conv<strides=[2,2]>(x, w)  b = Relu(a)  y = Conv(b, v) }}"
+    weights = {"w": weight(0, 8, 3, 3, 3), "v": weight(1, 4, 8, 1, 1)}
+    works = []
+    for height, width in ((65, 33), ("H", "W")):
+        model = prepare(load(build(text.format(height, width), **weights)))
+        works.append(pass_work(model, find_layers(model)[0], {"x": np.zeros((5, 3, 65, 33), np.float32)}))
+    places = 32 * 16
+    assert works[0] == works[1] == (places * (8 * 27 + 4 * 8), 3 * 65 * 33 + places * (8 + 8 + 4))
+
+
+@pytest.mark.parametrize(("size", "tuned"), [(9, True), (129, False)])
+def test_a_network_of_open_sizes_is_refined_where_its_samples_are_too_large_to_tune(size: int, tuned: bool) -> None:
+    text = "(float[N, 3, H, W] x) => (float y) { a = Conv(x, w)  b = Relu(a)  y = Conv(b, v) }"
+    model = prepare(load(build(text, w=weight(0, 8, 3, 3, 3), v=weight(1, 4, 8, 1, 1))))
+    config = Config(preset="advanced", tuning=Tuning(work=1e10))
+    found, told = affordable(config, model, make_plan(model, config), {"x": normal(0, 2, 3, size, size)})
+    assert found.tunes is tuned and found.refines is not tuned
+    assert bool(told) is not tuned
