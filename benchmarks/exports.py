@@ -27,6 +27,7 @@ import record
 from PIL import Image, ImageDraw, ImageFont
 from process import run
 
+from onnxq.candidate import parse_candidate
 from onnxq.config import make_config
 from onnxq.errors import OnnxqError
 from onnxq.pipeline import quantize
@@ -185,8 +186,8 @@ def measured(name: str, export: Export, args: argparse.Namespace) -> Iterator[Ro
     feeds = [export.feed(names, rng) for _ in range(args.samples + EVALUATION)]
     exact = _answers(model, feeds[args.samples :])
     for bits in args.bits.split(","):
-        weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
-        config = make_config({"weights": weights, "activations": activations, "preset": args.preset})
+        asked = parse_candidate(bits)
+        config = make_config({"weights": asked.weights, "activations": asked.activations, "preset": args.preset})
         began = time.perf_counter()
         try:
             result = quantize(onnx.load_from_string(model), feeds[: args.samples], config)

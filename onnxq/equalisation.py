@@ -19,7 +19,6 @@ that propagates its error leaves less of it than nearest rounding, of which the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -30,7 +29,7 @@ from onnxq.config import FLOAT_BITS
 from onnxq.data import Feed
 from onnxq.execute.channels import ChannelStatistics, channel_statistics
 from onnxq.ir.layer import Layer
-from onnxq.ir.linear_form import weight_matrix
+from onnxq.ir.linear_form import beside_rows, weight_matrix
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.passes.equalise import Group, equalise, find_groups, observed_ranks
@@ -133,16 +132,10 @@ def relative_noise(
         plan: its bits.
         share: of the noise of weights below 8 bits that counts.
     """
-    taps = math.prod(layer.window.kernel) if layer.window else 1
-    groups = weight.shape[0]
-
-    def rows(values: Array) -> Array:
-        return np.repeat(values, taps).reshape(groups, -1, 1)
-
-    power, scaled = rows(statistics.power), weight / rows(factors)
+    power, scaled = beside_rows(layer, statistics.power), weight / beside_rows(layer, factors)
     step = input_step(factors * statistics.largest, np.square(factors) * statistics.power, plan.activations)
     of_inputs = np.square(scaled).sum(axis=1) * step**2 / 12
-    of_weights = weight_noise(scaled, (np.square(rows(factors)) * power)[..., 0], plan.weights)
+    of_weights = weight_noise(scaled, (np.square(beside_rows(layer, factors)) * power)[..., 0], plan.weights)
     counted = share if plan.weights < UNCLIPPED_BITS else 1.0
     signal = (np.square(weight) * power).sum()
     return float((of_inputs.sum() + counted * of_weights) / max(float(signal), 1e-30))

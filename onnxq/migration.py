@@ -19,11 +19,11 @@ from onnxq.data import Feed
 from onnxq.equalisation import weight_noise
 from onnxq.execute.rows import rows_of_tensors
 from onnxq.ir.layer import Layer
-from onnxq.ir.linear_form import weight_matrix
+from onnxq.ir.linear_form import beside_rows, weight_matrix
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.passes.equalise import find_groups
-from onnxq.passes.migrate import Site, find_sites, migrate, weight_rows
+from onnxq.passes.migrate import Site, find_sites, migrate
 from onnxq.plan import LayerPlan, Plan
 from onnxq.quant.affine import dequantize, quantize
 
@@ -98,9 +98,9 @@ def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, La
         total = 0.0
         for layer, weight, signal in zip(site.readers, weights, signals, strict=True):
             plan = planned[layer.name]
-            scaled = weight * weight_rows(layer, factor)
+            scaled = weight * beside_rows(layer, factor)
             gap = _rounding_error(rows / factor, plan.activations)
-            lessened = weight_rows(layer, power / np.square(factor))[..., 0]
+            lessened = beside_rows(layer, power / np.square(factor))[..., 0]
             total += (noise_of_inputs(layer, gap, scaled) + weight_noise(scaled, lessened, plan.weights)) / signal
         return total
 
@@ -126,7 +126,7 @@ def noise_of_inputs(layer: Layer, gap: Array, weight: Array) -> float:
 
 def _power_at_output(layer: Layer, power: Array, weight: Array) -> float:
     """Summed power at a layer's output of independent channels with so much at its input, (channels,)."""
-    return float(np.einsum("gk,gkn,gkn->", weight_rows(layer, power)[..., 0], weight, weight))
+    return float(np.einsum("gk,gkn,gkn->", beside_rows(layer, power)[..., 0], weight, weight))
 
 
 def channel_factors(rows: Array, strength: float) -> Array:

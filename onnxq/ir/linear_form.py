@@ -9,6 +9,7 @@ that fall between two elements or outside read zero. Solvers see this form only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,13 @@ def stored_weight(layer: Layer, matrix: NDArray[np.generic]) -> NDArray[np.gener
         return np.ascontiguousarray(matrix.transpose(0, 2, 1).reshape(shape))
     taps = int(np.prod(layer.window.kernel))
     return np.ascontiguousarray(matrix.reshape(groups, -1, taps, channels).transpose(0, 1, 3, 2).reshape(shape))
+
+
+def beside_rows(layer: Layer, channels: Array) -> Array:
+    """Values of a layer's input channels, (C,), beside the rows of :func:`weight_matrix`, (G, K, 1)."""
+    window = layer.window
+    taps, groups = (math.prod(window.kernel), window.groups) if window else (1, 1)
+    return np.repeat(channels, taps).reshape(groups, -1, 1)
 
 
 def scales_are_shared(layer: Layer) -> bool:

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnxq.ir.layer import LAYER_OPS, Layer
 from onnxq.ir.model import Model
-from onnxq.ir.stage import reads
+from onnxq.ir.stage import read_by_subgraphs, reads
 
 TRANSPARENT = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 """Operators that only move values or pick the largest: quantising before them or behind them is the same."""
@@ -45,8 +45,7 @@ def reaches_float_layer(model: Model, tensor: str, layers: Container[str]) -> bo
 
 def moved_into_subgraph(model: Model, tensor: str) -> bool:
     """Whether a subgraph reads what operators that only move values make of a tensor."""
-    inner = {t.name for n in model.graph.nodes if list(n.subgraphs()) for t in reads(n)}
-    return _moved_into(model.graph.tensors()[tensor], inner)
+    return _moved_into(model.graph.tensors()[tensor], read_by_subgraphs(model))
 
 
 def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:

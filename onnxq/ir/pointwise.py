@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxq.ir.layer import LAYER_OPS
+from onnxq.ir.layer import LAYER_OPS, STANDARD
 from onnxq.ir.model import Model
-from onnxq.ir.stage import reads
+from onnxq.ir.stage import read_by_subgraphs
 
 # fmt: off
 POINTWISE = (
@@ -45,7 +45,7 @@ def pointwise_behind(model: Model, tensor: str) -> Pointwise | None:
     """
     start = model.graph.tensors()[tensor]
     final = {id(t) for t in model.graph.outputs}
-    inner = {t.name for node in model.graph.nodes if list(node.subgraphs()) for t in reads(node)}
+    inner = read_by_subgraphs(model)
     known: dict[int, gs.Tensor] = {id(start): start}
     nodes: list[gs.Node] = []
     found = None
@@ -77,8 +77,10 @@ def _reaches_layer(tensor: gs.Tensor) -> bool:
 
 
 def _is_pointwise(node: gs.Node, known: dict[int, gs.Tensor]) -> bool:
-    if node.op not in POINTWISE or node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+    if node.op not in POINTWISE or node.domain not in STANDARD or len(node.outputs) != 1:
         return False
-    operands = [t for t in node.inputs if t.name]
-    numbers = [t for t in operands if isinstance(t, gs.Constant) and int(np.prod(t.shape)) == 1]
-    return all(id(t) in known or any(t is n for n in numbers) for t in operands)
+    return all(id(t) in known or _is_number(t) for t in node.inputs if t.name)
+
+
+def _is_number(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and math.prod(tensor.shape) == 1

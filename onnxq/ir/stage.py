@@ -106,6 +106,11 @@ def reads(node: gs.Node) -> Iterator[gs.Tensor]:
         yield from (t for t in graph.outputs if t.name not in inside)
 
 
+def read_by_subgraphs(model: Model) -> set[str]:
+    """Names of the tensors that nodes with subgraphs read, outside or inside of these."""
+    return {t.name for node in model.graph.nodes if list(node.subgraphs()) for t in reads(node)}
+
+
 def stage_model(
     model: Model,
     stage: Stage,

@@ -24,7 +24,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxq.ir.layer import Layer
-from onnxq.ir.linear_form import stored_weight, weight_matrix
+from onnxq.ir.linear_form import beside_rows, stored_weight, weight_matrix
 from onnxq.ir.model import Model
 from onnxq.passes.draft import Draft, op_of
 
@@ -231,6 +231,5 @@ def _scale_outputs(draft: Draft, node: gs.Node, layer: Layer, factors: NDArray[n
 def _scale_inputs(draft: Draft, node: gs.Node, layer: Layer, factors: NDArray[np.float32]) -> None:
     weight = np.asarray(node.inputs[1].values)
     matrix = weight_matrix(layer, weight)
-    taps = math.prod(layer.window.kernel) if layer.window else 1
-    rows = np.repeat(factors, taps).reshape(matrix.shape[0], -1, 1)
-    draft.set_constant(node, 1, stored_weight(layer, matrix * rows), f"{node.name}/weight")
+    scaled = matrix * beside_rows(layer, factors)
+    draft.set_constant(node, 1, stored_weight(layer, scaled), f"{node.name}/weight")

@@ -16,7 +16,6 @@ Models", ICML 2023.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxq.ir.layer import Layer
-from onnxq.ir.linear_form import stored_weight, weight_matrix
+from onnxq.ir.linear_form import beside_rows, stored_weight, weight_matrix
 from onnxq.ir.model import Model
 from onnxq.passes.draft import Draft, op_of
 
@@ -82,17 +81,10 @@ def migrate(model: Model, sites: Sequence[Site], factors: Sequence[NDArray[np.fl
     for site, factor in zip(sites, factors, strict=True):
         for layer in site.readers:
             node = nodes[layer.name]
-            matrix = weight_matrix(layer, np.asarray(node.inputs[1].values)) * weight_rows(layer, factor)
+            matrix = weight_matrix(layer, np.asarray(node.inputs[1].values)) * beside_rows(layer, factor)
             draft.set_constant(node, 1, stored_weight(layer, matrix), f"{node.name}/weight")
         _divide(draft, site, [nodes[la.name] for la in site.readers], factor)
     return draft.finish()
-
-
-def weight_rows(layer: Layer, channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Values of a layer's input channels, (C,), beside the rows of its weights in the solver's form, (G, K, 1)."""
-    window = layer.window
-    taps, groups = (math.prod(window.kernel), window.groups) if window else (1, 1)
-    return np.repeat(channels, taps).reshape(groups, -1, 1)
 
 
 @dataclass(frozen=True)
