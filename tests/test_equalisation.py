@@ -142,7 +142,7 @@ def test_noise_of_a_layer_is_that_of_rounding_its_inputs_and_weights() -> None:
     weight = rng.uniform(-1, 1, (1, 8, 1000)).astype(np.float32)  # of many channels, for the errors' average
     x = rng.uniform(0, np.linspace(0.5, 2, 8), (2000, 8)).astype(np.float32)
     factors = np.geomspace(4, 1, 8).astype(np.float32)
-    statistics = ChannelStatistics(largest=x.max(axis=0), power=np.square(x).mean(axis=0))
+    statistics = ChannelStatistics(x.min(axis=0), x.max(axis=0), np.square(x).mean(axis=0))
     scaled, w = x * factors, weight[0] / factors[:, None]
     step, steps = scaled.max() / 255, np.abs(w).max(axis=0) / 127
     error = (np.rint(scaled / step) * step) @ (np.rint(w / steps) * steps) - scaled @ w
@@ -153,12 +153,14 @@ def test_noise_of_a_layer_is_that_of_rounding_its_inputs_and_weights() -> None:
 
 
 def test_a_grid_of_few_bits_ends_before_the_largest_value_and_one_of_eight_at_it() -> None:
-    largest, power = np.array([10.0], np.float32), np.array([0.5], np.float32)
-    assert input_step(largest, power, 8) == pytest.approx(10 / 255)
-    assert input_step(largest, power, 32) == 0.0
+    zero, ten, power = (np.array([v], np.float32) for v in (0.0, 10.0, 0.5))
+    statistics = ChannelStatistics(zero, ten, power)
+    assert input_step(statistics, 8) == pytest.approx(10 / 255)
+    assert input_step(statistics, 32) == 0.0
     # Banner et al. give the best end at 4 bits as 5.03 b for values of both signs: one bit of ours is their sign.
-    assert 15 * input_step(largest, power, 4) < 10
-    assert 3 * input_step(largest, power, 2) < 15 * input_step(largest, power, 4)
+    assert 15 * input_step(statistics, 4) < 10
+    assert 3 * input_step(statistics, 2) < 15 * input_step(statistics, 4)
+    assert input_step(ChannelStatistics(-ten, ten, power), 4) == pytest.approx(2 * input_step(statistics, 4))
 
 
 def test_noise_of_weights_is_a_twelfth_of_their_squared_step_for_each_power() -> None:
@@ -172,7 +174,7 @@ def test_noise_of_few_bits_counts_for_the_part_that_propagation_leaves() -> None
     model = block()
     layer = next(la for la in find_layers(model)[0] if la.output == "y")
     weight = weight_matrix(layer, model.constant(layer.weight))
-    statistics = ChannelStatistics(largest=np.ones(8, np.float32), power=np.full(8, 0.25, np.float32))
+    statistics = ChannelStatistics(np.zeros(8, np.float32), np.ones(8, np.float32), np.full(8, 0.25, np.float32))
     none = np.ones(8, np.float32)
 
     def noise(bits: int, share: float) -> float:
@@ -182,6 +184,73 @@ def test_noise_of_few_bits_counts_for_the_part_that_propagation_leaves() -> None
 
     assert noise(4, PROPAGATED) / noise(8, PROPAGATED) == pytest.approx(PROPAGATED * (127 / 7) ** 2, rel=1e-5)
     assert noise(4, 1.0) / noise(8, 1.0) == pytest.approx((127 / 7) ** 2, rel=1e-5)
+
+
+BOTTLENECK = """(float[N, 3, 8, 8] x) => (float[N, 5, 8, 8] y) {
+    a = Conv(x, w0, b0)  r = Relu(a)  p = Conv(r, w1, b1)
+    m = Conv(p, w2, b2)  i = Relu(m)  q = Conv(i, w3, b3)  s = Add(p, q)  y = Conv<pads=[1,1,1,1]>(s, w4, b4)
+}"""
+"""A bottleneck of linear tensors, p and s, whose channels lean to one side or the other."""
+
+
+def bottleneck() -> Model:
+    shapes = {"w0": (8, 3, 1, 1), "w1": (8, 8, 1, 1), "w2": (8, 8, 1, 1), "w3": (8, 8, 1, 1), "w4": (5, 8, 3, 3)}
+    values = {name: weight(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    side = np.array([1, -1] * 4, np.float32)
+    values["w1"] = np.abs(values["w1"]) * side[:, None, None, None]
+    values |= {f"b{i}": np.float32(0.1) * normal(9 + i, len(values[f"w{i}"])) for i in range(5)}
+    return prepare(load(build(BOTTLENECK, **values)))
+
+
+def test_leaning_channels_of_linear_tensors_come_to_one_side() -> None:
+    model, feed = bottleneck(), images()
+    plan = make_plan(model, make_config({"weights": 16, "edge_bits": "same"}))
+    groups = {frozenset(la.output for la in g.makers): g for g in find_groups(model, [p.layer for p in plan.layers])}
+    assert {makers: g.linear for makers, g in groups.items()} == {
+        frozenset({"a"}): False,
+        frozenset({"m"}): False,
+        frozenset({"p", "q"}): True,
+    }
+    changed = equalised(model, plan, [feed])
+    before, after = (run(m, feed, ("y", "p", "s")) for m in (model, changed))
+    # Float32 products in another order: a few units in the last place of the largest term.
+    np.testing.assert_allclose(after["y"], before["y"], rtol=0, atol=1e-5 * np.abs(before["y"]).max())
+
+    def needed(values: np.ndarray) -> float:
+        return float((values.max() - values.min()) / np.abs(values).max())  # 2 where both sides are needed alike
+
+    assert needed(before["p"]) > 1.8 and needed(after["p"]) < 1.3
+    assert needed(after["s"]) < needed(before["s"])
+
+
+@pytest.mark.parametrize("activations", [4, 32])
+def test_no_sign_changes_for_grids_of_few_bits_nor_for_none(activations: int) -> None:
+    model, feed = bottleneck(), images()
+    config = make_config({"weights": 8, "activations": activations, "edge_bits": "same"})
+    before, after = (run(m, feed, ("p",)) for m in (model, equalised(model, make_plan(model, config), [feed])))
+    assert (np.einsum("nchw,nchw->c", before["p"], after["p"]) > 0).all()
+
+
+def test_factors_of_either_sign_leave_a_linear_group_as_it_was() -> None:
+    model, feed = bottleneck(), images()
+    groups = find_groups(model, find_layers(model)[0])
+    rng = np.random.default_rng(4)
+    factors = [rng.uniform(0.1, 10, 8) * np.where(g.linear, rng.choice([-1, 1], 8), 1) for g in groups]
+    changed = equalise(model, groups, [f.astype(np.float32) for f in factors])
+    (before,), (after,) = run(model, feed).values(), run(changed, feed).values()
+    # Float32 products in another order: a few units in the last place of the largest term.
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())
+
+
+def test_statistics_of_multiplied_channels_are_those_of_the_tensor_multiplied() -> None:
+    model, factors = bottleneck(), np.array([1, -2, 3, -4, 0.5, -0.5, 1, 1], np.float32)
+    found = channel_statistics(to_outline(model), {"p": 4}, [images()])["p"]
+    p = run(model, images(), ("p",))["p"] * factors[:, None, None]
+    changed = found.multiplied(factors)
+    np.testing.assert_allclose(changed.low, p.min(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(changed.high, p.max(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(changed.power, np.square(p).mean(axis=(0, 2, 3)), rtol=1e-5)
+    np.testing.assert_array_equal(changed.largest, np.maximum(changed.high, -changed.low))
 
 
 GATES = {

@@ -1,4 +1,4 @@
-"""Magnitude and power of each channel of chosen tensors over a few samples."""
+"""Range and power of each channel of chosen tensors over a few samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnxq.execute.ort import Session
 from onnxq.ir.outline import Outline
 
-MAGNITUDE, POWER = "{}/channel_magnitude", "{}/channel_power"
+LOW, HIGH, POWER = "{}/channel_low", "{}/channel_high", "{}/channel_power"
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,23 @@ class ChannelStatistics:
     """The channels of a tensor over a few samples.
 
     Attributes:
-        largest: largest magnitude, (channels,), float32.
+        low, high: smallest and largest value, (channels,), float32.
         power: mean square, (channels,), float32.
     """
 
-    largest: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
     power: NDArray[np.float32]
+
+    @property
+    def largest(self) -> NDArray[np.float32]:
+        """Largest magnitude, (channels,)."""
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    def multiplied(self, factors: NDArray[np.float32]) -> ChannelStatistics:
+        """Those of the tensor with its channels multiplied by factors of either sign, (channels,)."""
+        ends = np.stack([factors * self.low, factors * self.high])
+        return ChannelStatistics(ends.min(axis=0), ends.max(axis=0), np.square(factors) * self.power)
 
 
 def channel_statistics(
@@ -44,7 +55,8 @@ def channel_statistics(
     made = [session.run(feed) for feed in feeds]
     return {
         name: ChannelStatistics(
-            largest=np.stack([m[MAGNITUDE.format(name)].astype(np.float32) for m in made]).max(axis=0),
+            low=np.stack([m[LOW.format(name)].astype(np.float32) for m in made]).min(axis=0),
+            high=np.stack([m[HIGH.format(name)].astype(np.float32) for m in made]).max(axis=0),
             power=np.stack([m[POWER.format(name)].astype(np.float32) for m in made]).mean(axis=0),
         )
         for name in ranks
@@ -58,15 +70,17 @@ def _reduce(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
     modern = max(i.version for i in model.opset_import if i.domain in ("", "ai.onnx")) >= 18
     for name, rank in ranks.items():
         axes = [a for a in range(rank) if a != 1]
-        for reduced, first, second in (
-            (MAGNITUDE.format(name), ("Abs", [name]), "ReduceMax"),
-            (POWER.format(name), ("Mul", [name, name]), "ReduceMean"),
+        squared = f"{POWER.format(name)}/each"
+        graph.node.append(helper.make_node("Mul", [name, name], [squared]))
+        for reduced, of, operator in (
+            (LOW.format(name), name, "ReduceMin"),
+            (HIGH.format(name), name, "ReduceMax"),
+            (POWER.format(name), squared, "ReduceMean"),
         ):
-            graph.node.append(helper.make_node(*first, [f"{reduced}/each"]))
             if modern:
                 graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{reduced}/axes"))
-                node = helper.make_node(second, [f"{reduced}/each", f"{reduced}/axes"], [reduced], keepdims=0)
+                node = helper.make_node(operator, [of, f"{reduced}/axes"], [reduced], keepdims=0)
             else:
-                node = helper.make_node(second, [f"{reduced}/each"], [reduced], keepdims=0, axes=axes)
+                node = helper.make_node(operator, [of], [reduced], keepdims=0, axes=axes)
             graph.node.append(node)
             graph.output.append(helper.make_tensor_value_info(reduced, onnx.TensorProto.FLOAT, None))

@@ -8,6 +8,7 @@ channel (ReLU, pooling, addition, a gate, …), a factor s_c > 0 can be moved ac
 
 The network computes the same function. Weights have a scale for each output channel, so the makers pay
 nothing for it. A clip at b (ReLU6) is respected: no channel is raised beyond b over its observed range.
+Where all these operators are linear, as around the bottlenecks of MobileNet-V2, s_c may be negative too.
 
 Reference: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction",
 ICCV 2019; ranges here are those of the activations, and groups reach across residual additions.
@@ -42,6 +43,9 @@ HOMOGENEOUS = (
     "Mul",
 )
 
+ONE_SIGNED = ("Relu", "LeakyRelu", "MaxPool", "GlobalMaxPool", "Clip")
+"""Those of them that do something else to a negative multiple."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -52,12 +56,14 @@ class Group:
         makers: layers whose outputs are in the group.
         readers: layers whose inputs are in the group.
         clips: outputs of the clips inside with their upper ends.
+        linear: factors may be negative.
     """
 
     tensors: tuple[str, ...]
     makers: tuple[Layer, ...]
     readers: tuple[Layer, ...]
     clips: tuple[tuple[str, float], ...]
+    linear: bool
 
     @property
     def quantised(self) -> tuple[str, ...]:
@@ -77,6 +83,7 @@ class _Draft:
     readers: list[Layer] = field(default_factory=list)
     clips: list[tuple[str, float]] = field(default_factory=list)
     blocked: bool = False
+    linear: bool = True
 
 
 def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
@@ -103,7 +110,7 @@ def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
     for node in draft.nodes:
         _enter(draft, node, known, found, root)
     return tuple(
-        Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), tuple(g.clips))
+        Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), tuple(g.clips), g.linear)
         for g in found.values()
         if g.makers and g.readers and not g.blocked
     )
@@ -121,7 +128,7 @@ def equalise(model: Model, groups: Sequence[Group], factors: Sequence[NDArray[np
     Args:
         model: not changed.
         groups: as :func:`find_groups` gives them for this model.
-        factors: one array for each group, (channels,), positive.
+        factors: one array for each group, (channels,), positive where the group is not linear, nowhere 0.
     """
     draft = Draft(model)
     nodes = {node.name: node for node in draft.nodes}
@@ -209,6 +216,8 @@ def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[
             found[root(tensor.name)].makers.append(layer)
         elif not _joins(draft, node):
             found[root(tensor.name)].blocked = True
+    if op_of(node) in ONE_SIGNED:
+        found[root(node.outputs[0].name)].linear = False
     if op_of(node) == "Clip" and _joins(draft, node):
         found[root(node.outputs[0].name)].clips.append((node.outputs[0].name, _upper(draft, node) or 0.0))
     for index, tensor in enumerate(node.inputs):
