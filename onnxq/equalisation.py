@@ -14,11 +14,12 @@ best on values of Laplace's distribution with parameter b (Banner et al., "Post 
 convolutional networks for rapid-deployment", NeurIPS 2019, eq. 5, solved in closed form).
 
 The factors s_c = ±(max m / m_c)^t are taken at the strength t of least noise relative to the layers' signal.
+At 8-bit weights that is close to 1, at 4 bits and below smaller. There the second term counts for a part only: rounding
+that propagates its error leaves less of it than nearest rounding, of which the formula speaks.
+
 Where nothing but linear operators lies between, the channels whose values reach further below 0 than above it may
 change sign: a tensor whose channels all lean to one side has a grid of up to half the step. Below 8 bits a grid ends
 before the largest values, whose side then says little (MobileNet-V2: noise down by a tenth, and no better answers).
-At 8-bit weights that is close to 1, at 4 bits and below smaller. There the second term counts for a part only: rounding
-that propagates its error leaves less of it than nearest rounding, of which the formula speaks.
 """
 
 from __future__ import annotations
