@@ -37,6 +37,14 @@ def test_joined_rows_are_those_of_all_batches_the_fitted_ones_first(ordered: boo
     assert not given and (found.x_float is found.x) is not with_float
 
 
+def test_float_rows_are_kept_where_those_of_some_batches_alone_are_another_array() -> None:
+    """As where a batch of the graph's inputs lies in memory, one array for both networks, and the next one on disk."""
+    given = parts([40, 17], ordered=True, with_float=False)
+    given[1] = Rows(given[1].x, given[1].x.copy(), given[1].y, given[1].train)
+    found = join(given, HOLD_OUT)
+    np.testing.assert_array_equal(found.x_float, found.x)
+
+
 def test_of_fewer_samples_than_eight_every_eighth_row_is_held_back() -> None:
     given = parts([40, 17], ordered=True, with_float=False)
     x = np.concatenate([p.x for p in given], axis=1)

@@ -86,7 +86,8 @@ def join(parts: list[Rows], samples: int) -> Rows:
         train = may_be_fitted(np.arange(len(train)))
     masks = np.split(train, np.cumsum([len(p.train) for p in parts])[:-1])
     x, y = [p.x for p in parts], [p.y for p in parts]
-    x_float = [p.x_float for p in parts if p.x_float is not p.x]
+    apart = any(p.x_float is not p.x for p in parts)  # of some batches they are one array, of others two alike
+    x_float = [p.x_float for p in parts] if apart else []
     parts.clear()
     joined = _joined(x, masks)
     return Rows(
