@@ -5,8 +5,8 @@ layers that read it, which leaves those with fewer steps of theirs. With range m
 power, step Δx of the tensor and Δw_n of an output channel, a layer's output noise is about
 
     Σ_nc W_nc²/s_c² · Δx²/12   +   Σ_n Δw_n²/12 · Σ_c s_c² E[x_c²],
-    Δx = (r(max_c s_c x_c) + r(−min_c s_c x_c)) / (2^a − 1),
-    r(v) = min( max(v, 0), W(3·4^a) √(mean_c s_c² E[x_c²]) )    (at 8 bits the first of the two),
+    Δx = (max_c s_c x_c − min_c s_c x_c) / (2^a − 1)    (the range holding 0), and below 8 bits
+    Δx = min( max_c s_c m_c, W(3·4^a) √(mean_c s_c² E[x_c²]) ) / (2^a − 1),
     Δw_n = max_c |W_nc|/s_c / (2^(w−1) − 1)
 
 W is Lambert's function: a grid of few bits does not reach to the largest value, and b·W(3·4^a) is where it ends
@@ -159,10 +159,12 @@ def input_step(statistics: ChannelStatistics, bits: int) -> float:
     """Step of a tensor's grid of so many bits; Δx above."""
     if bits == FLOAT_BITS:
         return 0.0
-    ends = np.maximum([statistics.high.max(), -statistics.low.min()], 0)
     if bits < UNCLIPPED_BITS:
-        ends = np.minimum(ends, np.sqrt(statistics.power.mean()) * np.real(lambertw(3.0 * 4.0**bits)))
-    return float(ends.sum()) / float(2**bits - 1)
+        end = np.sqrt(statistics.power.mean()) * np.real(lambertw(3.0 * 4.0**bits))
+        reach = min(float(statistics.largest.max()), float(end))
+    else:
+        reach = max(float(statistics.high.max()), 0.0) - min(float(statistics.low.min()), 0.0)
+    return reach / float(2**bits - 1)
 
 
 def weight_noise(weight: Array, power: Array, bits: int) -> float:

@@ -160,7 +160,7 @@ def test_a_grid_of_few_bits_ends_before_the_largest_value_and_one_of_eight_at_it
     # Banner et al. give the best end at 4 bits as 5.03 b for values of both signs: one bit of ours is their sign.
     assert 15 * input_step(statistics, 4) < 10
     assert 3 * input_step(statistics, 2) < 15 * input_step(statistics, 4)
-    assert input_step(ChannelStatistics(-ten, ten, power), 4) == pytest.approx(2 * input_step(statistics, 4))
+    assert input_step(ChannelStatistics(-ten, ten, power), 8) == pytest.approx(20 / 255)
 
 
 def test_noise_of_weights_is_a_twelfth_of_their_squared_step_for_each_power() -> None:
