@@ -109,7 +109,8 @@ def best_factors(
 
     factors = [channel_factors(group, statistics, float(t)) for t in STRENGTHS]
     if group.linear and all(planned[r.name].activations >= UNCLIPPED_BITS for r in group.readers):
-        factors += [channel_signs(group, statistics) * f for f in factors]
+        signs = channel_signs(group, statistics)
+        factors += [signs * f for f in factors]
     return min(factors, key=noise)
 
 
