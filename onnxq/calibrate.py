@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxq.data import samples_in
 from onnxq.execute.ahead import one_ahead
 from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
+from onnxq.execute.hold_out import HoldOut
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
@@ -26,6 +27,7 @@ from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.quant.moments import ChannelMoments, channel_moments
 from onnxq.quant.spec import QuantParams
 
@@ -86,6 +88,7 @@ class Calibration:
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
+                hold_out=hold_out(model, self.batches, self.samples),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files
@@ -285,6 +288,12 @@ class Calibration:
         types = {name: array.dtype for name, array in feed.items()}
         part = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
         return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
+
+
+def hold_out(model: Model, batches: int, samples: int) -> HoldOut:
+    """Which samples of a calibration set are kept back for this model; whole batches where it fixes their size."""
+    whole = has_fixed_batch(model.inputs)
+    return HoldOut(batches if whole else samples, whole)
 
 
 class _Lazily:

@@ -196,11 +196,13 @@ class _Walk:
             self._model.constant(layer.bias) if layer.bias else None,
             planned.weights,
             self._grid(layer, planned.activations, seen),
-            (rows.x, rows.x_float, rows.y, rows.train),
+            rows,
             fit_input=readers == 1 and layer.input not in self.outputs,
             block=planned.block,
             target=self._config.rules,
             bounded=self._config.bounded_influence,
+            tails=seen.histograms[layer.input].tails,
+            refit=seen.few and not self._config.refines,
         )
         solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
         self._checkpoint.save(solution)

@@ -24,7 +24,7 @@ def output_grid(model: Model, tensor: str, histogram: Histogram, spec: QuantSpec
         spec: the grid's bits.
     """
     function = pointwise_behind(model, tensor)
-    response = None if function is None else response_at(model, function, histogram.centres)
+    response = None if function is None else response_at(model, function, histogram.points[0])
     known = response is not None and bool(np.isfinite(response).all())  # a logarithm has no values below zero
     return activation_params(histogram, spec, response if known else None)
 
