@@ -127,7 +127,7 @@ def measure(args: argparse.Namespace, source: Source, kept: Record, folder: Path
                 attempt = Attempt(case, exact, feeds, key[1], args.config, folder)
                 row = kept.get(key) or Row(*key, told_db=None, accuracy_fp32=right, judged={}, commit=kept.commit)
                 for who in wanted:
-                    if who not in row.judged:
+                    if who not in kept.had(key):
                         figures, told = attempt.by(who)
                         found = {**row.judged, who: figures}
                         row = replace(row, judged=found, accuracy_fp32=right)

@@ -1,7 +1,7 @@
 """Made-up data in the statistics of real ones: features that go together, pictures, sounds, words and bytes.
 
-A law is drawn once for a network; it then gives as many samples as are wanted, each time others. All of a sample varies
-with it: its loudness or contrast, its topic, its kind.
+A law is drawn once for a network; it then gives as many samples as are wanted, each time others. Samples differ as
+wholes: by loudness or contrast, by topic, by kind. How much they do is the law's own.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ def features(rng: np.random.Generator, width: int) -> Law:
     mixing = np.linalg.qr(rng.standard_normal((width, width)))[0] * spectrum
     mixing *= np.sqrt(width / np.square(spectrum).sum())
     groups = mixing @ rng.standard_normal((width, 6))
+    tail = rng.choice((0.0, 0.15, 0.3))
     unit, offset = np.exp(0.5 * rng.standard_normal(width)), 0.5 * rng.standard_normal(width)
 
     def law(numbers: np.random.Generator, samples: int) -> Array:
         own = numbers.standard_normal((samples, width)) @ mixing.T
-        own *= np.exp(0.3 * numbers.standard_normal((samples, 1)))
+        own *= np.exp(tail * numbers.standard_normal((samples, 1)))
         group = groups.T[numbers.integers(0, groups.shape[1], samples)]
         return np.asarray(unit * (0.8 * own + 0.6 * group + offset), np.float32)
 
     return law
 
 
-def pictures(channels: int, side: int) -> Law:
+def pictures(rng: np.random.Generator, channels: int, side: int) -> Law:
     """Pictures, (samples, channels, side, side) float32: smoothed noise of their own sharpness, contrast and light.
 
     Pixels end at black and at white, as those of photographs do, before they are brought to mean 0 and deviation 1.
     """
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
     frequency[0, 0] = np.inf
+    spread = rng.uniform(0.2, 0.5)
 
     def law(numbers: np.random.Generator, samples: int) -> Array:
         noise = numbers.standard_normal((samples, channels + 1, side, side))
@@ -51,7 +53,7 @@ def pictures(channels: int, side: int) -> Law:
         falling = frequency ** numbers.uniform(0.7, 1.5, (samples, 1, 1, 1))
         image = np.fft.irfft2(np.fft.rfft2(common) / falling, s=(side, side))
         image /= image.std((1, 2, 3), keepdims=True)
-        contrast = 0.2 * np.exp(0.5 * numbers.standard_normal((samples, 1, 1, 1)))
+        contrast = 0.2 * np.exp(spread * numbers.standard_normal((samples, 1, 1, 1)))
         light = 0.45 + 0.12 * numbers.standard_normal((samples, channels, 1, 1))
         return np.asarray((np.clip(contrast * image + light, 0, 1) - 0.45) / 0.25, np.float32)
 
@@ -62,14 +64,14 @@ def sounds(rng: np.random.Generator, steps: int, width: int) -> Law:
     """Bands over time, (samples, steps, width) float32: slow sources, of a loudness of their own, and sudden ones."""
     sources = min(width, 8)
     mixing = rng.standard_normal((sources, width)) * (np.arange(1, sources + 1) ** -0.8)[:, None]
-    floor = 0.3 * rng.standard_normal(width)
+    floor, spread = 0.3 * rng.standard_normal(width), rng.uniform(0.2, 0.5)
 
     def law(numbers: np.random.Generator, samples: int) -> Array:
         slow = numbers.standard_normal((samples, steps, sources))
         for t in range(1, steps):
             slow[:, t] = 0.9 * slow[:, t - 1] + np.sqrt(1 - 0.9**2) * slow[:, t]
         sudden = (numbers.random((samples, steps, 1)) < 0.03) * numbers.standard_normal((samples, steps, sources))
-        loud = np.exp(0.5 * numbers.standard_normal((samples, 1, 1)))
+        loud = np.exp(spread * numbers.standard_normal((samples, 1, 1)))
         return np.asarray(loud * ((slow + 3 * sudden) @ mixing) + floor, np.float32)
 
     return law

@@ -158,7 +158,7 @@ def mlp(rng: np.random.Generator) -> tuple[onnx.ModelProto, data.Law]:
 
 def cnn(rng: np.random.Generator) -> tuple[onnx.ModelProto, data.Law]:
     """Depthwise separable blocks, each channel gated by the means of all, on small pictures."""
-    law = data.pictures(3, 32)
+    law = data.pictures(rng, 3, 32)
     net = Net(rng, law)
 
     def conv(source: str, inputs: int, out: int, size: int, stride: int = 1, group: int = 1) -> str:

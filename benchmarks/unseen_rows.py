@@ -108,8 +108,9 @@ class Record:
         return self._rows.get(key)
 
     def had(self, key: Key) -> set[str]:
-        """Whose figures a row has."""
-        return set(self._rows[key].judged) if key in self._rows else set()
+        """Whose figures a row has; what failed is tried again."""
+        found = self._rows[key].judged if key in self._rows else {}
+        return {who for who, figures in found.items() if not figures.reason}
 
     def put(self, row: Row) -> None:
         """Take a row, in place of the one of the same key, and write everything."""
