@@ -36,7 +36,7 @@ from peers import EDGE_BITS, edges_of
 from unseen_families import FAMILIES
 from unseen_judgement import Array, Judged, answers, judged, percent
 from unseen_networks import BUNDLED, DESCRIBED, Case, Source, joined
-from unseen_rows import OURS, PEERS, Record, Row, read
+from unseen_rows import OURS, PEERS, Key, Record, read
 from unseen_summary import summary
 
 from onnxq.candidate import parse_candidate
@@ -114,27 +114,31 @@ def measure(args: argparse.Namespace, source: Source, kept: Record, folder: Path
             continue
         for draw in range(args.draws):
             keys = [(name, bits, samples, draw) for bits in args.bits for samples in args.samples]
-            if all(who in kept.had(key) for key in keys for who in wanted):
-                continue
-            case = source.case(name, draw)
-            output, exact = answers(case.model, case.fresh)
-            right = None if case.labels is None else percent(exact.argmax(-1).reshape(case.labels.shape) == case.labels)
-            for key in keys:
-                feeds = case.calibration(key[2])
-                if len(feeds) < key[2]:
-                    print(f"{name} is not measured from {key[2]} samples: it has {len(feeds)}", file=sys.stderr)
-                    continue
-                attempt = Attempt(case, exact, feeds, key[1], args.config, folder)
-                row = kept.get(key) or Row(*key, told_db=None, accuracy_fp32=right, judged={}, commit=kept.commit)
-                for who in wanted:
-                    if who not in kept.had(key):
-                        figures, told = attempt.by(who)
-                        found = {**row.judged, who: figures}
-                        row = replace(row, judged=found, accuracy_fp32=right)
-                        if who == OURS:
-                            row = replace(row, told_db=told.get(output), commit=kept.commit)
-                if row != kept.get(key):
-                    kept.put(row)
+            left = [key for key in keys if kept.lacks(key) or not kept.had(key) >= {*wanted}]
+            if left:
+                _measure_draw(source.case(name, draw), left, wanted, args.config, kept, folder)
+
+
+def _measure_draw(
+    case: Case, keys: list[Key], wanted: list[str], config: dict[str, Any], kept: Record, folder: Path
+) -> None:
+    """Measure rows of one network and draw, each with whom it lacks of those wanted."""
+    output, exact = answers(case.model, case.fresh)
+    right = None if case.labels is None else percent(exact.argmax(-1).reshape(case.labels.shape) == case.labels)
+    for key in keys:
+        name, bits, samples, _ = key
+        feeds = case.calibration(samples)
+        if len(feeds) < samples:
+            print(f"{name} is not measured from {samples} samples: it has {len(feeds)}", file=sys.stderr)
+            continue
+        attempt = Attempt(case, exact, feeds, bits, config, folder)
+        row = replace(kept.get(key), accuracy_fp32=right)
+        for who in (w for w in wanted if w not in kept.had(key)):
+            figures, told = attempt.by(who)
+            row = replace(row, judged={**row.judged, who: figures})
+            if who == OURS:
+                row = replace(row, told_db=told.get(output))
+        kept.put(row)
 
 
 def option(text: str) -> tuple[str, Any]:

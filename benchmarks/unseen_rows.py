@@ -92,7 +92,8 @@ class Record:
 
     def __init__(self, out: Path, settings: dict[str, Any], command: str) -> None:
         self._out, self._settings, self._command = out.with_suffix(".json"), settings, command
-        self.commit = machine()["commit"]
+        self._commit = machine()["commit"]
+        self._peers: dict[Key, dict[str, Judged]] = {}
         found = read(self._out) if self._out.exists() else {"settings": settings, "rows": []}
         if found["settings"] != settings:
             sys.exit(f"{self._out} holds rows of other settings ({found['settings']}); name another -o.")
@@ -103,14 +104,19 @@ class Record:
         """All rows, in the order they came in."""
         return list(self._rows.values())
 
-    def get(self, key: Key) -> Row | None:
-        """A row that is there."""
-        return self._rows.get(key)
+    def get(self, key: Key) -> Row:
+        """The row as far as it is known; nobody's figures where nothing is."""
+        theirs = self._peers.get(key, {})
+        row = self._rows.get(key) or Row(*key, told_db=None, accuracy_fp32=None, judged={}, commit=self._commit)
+        return replace(row, judged={**theirs, **row.judged})
 
     def had(self, key: Key) -> set[str]:
-        """Whose figures a row has; what failed is tried again."""
-        found = self._rows[key].judged if key in self._rows else {}
-        return {who for who, figures in found.items() if not figures.reason}
+        """Whose figures are there; what failed is tried again."""
+        return {who for who, figures in self.get(key).judged.items() if not figures.reason}
+
+    def lacks(self, key: Key) -> bool:
+        """Whether the file has no such row."""
+        return key not in self._rows
 
     def put(self, row: Row) -> None:
         """Take a row, in place of the one of the same key, and write everything."""
@@ -128,12 +134,7 @@ class Record:
                     f"{path} was made with {setting} of {found['settings'][setting]}: its peers saw other samples."
                 )
         for row in found["rows"]:
-            theirs = {who: figures for who, figures in row.judged.items() if who != OURS}
-            if row.key in self._rows:
-                row = self._rows[row.key]
-                self._rows[row.key] = replace(row, judged={**theirs, **row.judged})
-            elif theirs:
-                self._rows[row.key] = replace(row, judged=theirs, told_db=None, commit=self.commit)
+            self._peers[row.key] = {who: figures for who, figures in row.judged.items() if who != OURS}
 
 
 def markdown(rows: Sequence[Row]) -> str:
