@@ -101,8 +101,12 @@ class Attempt:
         edges = edges_of(self.case.model, bits.weights, bits.activations) if self.bits != "w8a8" else []
         pairs = tuple((weight, activation) for weight, activation in edges)
         job = Job(self.case.model, samples, output, method, bits.weights, bits.activations, EDGE_BITS, pairs)
-        with redirect_stdout(StringIO()):
-            quantise(job)
+        logging.disable(logging.WARNING)  # its advice, once a tensor
+        try:
+            with redirect_stdout(StringIO()):
+                quantise(job)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def measure(args: argparse.Namespace, source: Source, kept: Record, folder: Path) -> None:
@@ -177,17 +181,18 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--out", type=Path, default=Path("unseen.json"))
     args = parser.parse_args(arguments)
     args.networks = args.networks or [*FAMILIES, BUNDLED, *(DESCRIBED if args.assets else ())]
+    if unknown := [name for name in args.networks if name not in (*FAMILIES, BUNDLED, *DESCRIBED)]:
+        parser.error(f"{unknown[0]} is no network of this benchmark: {', '.join([*FAMILIES, BUNDLED, *DESCRIBED])}")
     args.config = dict(args.config)
     return args
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure what the command line asks for."""
-    args = parsed()
+    args = parsed(arguments)
     if not args.summary:
-        logging.disable(logging.WARNING)  # the peer's advice, once a tensor
         settings = {"config": args.config, "fresh": args.fresh, "pool": args.pool}
-        kept = Record(args.out, settings, shlex.join([Path(sys.executable).name, *sys.argv]))
+        kept = Record(args.out, settings, shlex.join(["python", *sys.argv]))
         if args.peers_from:
             kept.take_peers(args.peers_from)
         with TemporaryDirectory(prefix="onnxq-") as folder:

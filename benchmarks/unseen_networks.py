@@ -62,9 +62,6 @@ class Source:
         """Why a network cannot be had; empty if it can."""
         if name in FAMILIES or name == BUNDLED:
             return ""
-        if name not in DESCRIBED:
-            known = ", ".join([*FAMILIES, BUNDLED, *DESCRIBED])
-            return f"{name} is no network of this benchmark (there are {known})"
         if self._assets is None or not (self._assets / "cases.py").exists():
             return f"{name} is skipped: it lies in a folder with a cases.py, which --assets names"
         found = described_networks(self._assets, [name], pairs=True)
