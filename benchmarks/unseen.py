@@ -47,7 +47,7 @@ from onnxq.pipeline import quantize
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peer_drivers"))
 
 from common import Job
-from drive_onnxruntime import quantise
+from drive_onnxruntime import ACTIVATIONS, WEIGHTS, quantise
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ class Attempt:
         samples = self.folder / "calibration.npz"
         np.savez(samples, **joined(self.feeds))
         bits = parse_candidate(self.bits)
+        if bits.weights not in WEIGHTS or bits.activations not in ACTIVATIONS:
+            raise ValueError(f"its driver has no {bits}, only 4 and 8 bits")
         edges = edges_of(self.case.model, bits.weights, bits.activations) if self.bits != "w8a8" else []
         pairs = tuple((weight, activation) for weight, activation in edges)
         job = Job(self.case.model, samples, output, method, bits.weights, bits.activations, EDGE_BITS, pairs)
