@@ -203,7 +203,7 @@ def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[
     """Enter a node's part in the groups it touches: maker, reader, bound, or an obstacle."""
     assert callable(root)
     layer = known.get(node.name)
-    for tensor in node.outputs:
+    for tensor in (t for t in node.outputs if not t.is_empty()):
         if layer is not None:
             found[root(tensor.name)].makers.append(layer)
         elif not _joins(draft, node):
