@@ -54,6 +54,7 @@ class Calibration:
         moments: gather the moments of the float layers' outputs.
         mask: name of the input that is 0 for padding, which is left out of rows and ranges.
         folder: where the spools may write.
+        keep_back: some of the observed samples are not to be fitted.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Calibration:
         mask: str | None = None,
         folder: Path | None = None,
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
+        keep_back: bool = True,
     ) -> None:
         self._model = model
         self._float = Frontier(memory_limit // 64, folder)
@@ -88,7 +90,7 @@ class Calibration:
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
-                hold_out=hold_out(model, self.batches, self.samples),
+                hold_out=hold_out(model, self.batches, self.samples) if keep_back else HoldOut(1),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files

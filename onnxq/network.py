@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,8 @@ from onnxq.ir.table import Table
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
-from onnxq.quant.scale_search import activation_params
+from onnxq.quant.histogram import Histogram
+from onnxq.quant.scale_search import activation_params, extreme_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
 from onnxq.quant.table import TableSolution
@@ -37,6 +38,13 @@ from onnxq.solve.table import solve_table
 Array = NDArray[np.float32]
 
 
+class Ranges(Enum):
+    """How the range of an activation comes about."""
+
+    SEARCHED = "searched"
+    EXTREMES = "from the smallest to the largest value seen"
+
+
 @dataclass(frozen=True)
 class NetworkSolution:
     """A quantised network before it is written down.
@@ -45,27 +53,52 @@ class NetworkSolution:
         layers: solutions by layer name.
         outputs: grids of tensors that are quantised where they are made, by tensor name.
         samples: calibration samples seen.
-        sqnr_db: by network output, float against simulated quantised network on these samples; empty
-            in parallel mode, which does not run the quantised network, and after tuning.
         remarks: what later changes came to.
         tables: solutions by the name of the table's node.
+        extremes: ranges from the smallest to the largest value seen, by the name of the layer that reads the tensor,
+            or of the tensor where it is quantised where it is made.
     """
 
     layers: Mapping[str, LayerSolution]
     outputs: Mapping[str, QuantParams]
     samples: int
-    sqnr_db: Mapping[str, float | None]
     remarks: tuple[Remark, ...] = ()
     tables: Mapping[str, TableSolution] = field(default_factory=dict)
+    extremes: Mapping[str, QuantParams] = field(default_factory=dict)
+
+    def with_extremes(self) -> NetworkSolution:
+        """The same integers with ranges from the smallest to the largest value seen."""
+        layers = {
+            name: replace(solution, input=self.extremes[name]) if solution.input is not None else solution
+            for name, solution in self.layers.items()
+        }
+        return replace(self, layers=layers, outputs={t: self.extremes[t] for t in self.outputs})
 
 
 def solve_network(
-    model: Model, plan: Plan, config: Config, feeds: Iterable[Feed], checkpoint: Checkpoint, progress: Listener
+    model: Model,
+    plan: Plan,
+    config: Config,
+    feeds: Iterable[Feed],
+    checkpoint: Checkpoint,
+    progress: Listener,
+    ranges: Ranges = Ranges.SEARCHED,
+    keep_back: bool = True,
 ) -> NetworkSolution:
     """Solve the layers of a prepared model in order.
 
     In sequential mode each stage's layers see what the solved ones before them produce; in parallel
     mode every layer sees the float network. Finished layers are taken from the checkpoint and kept in it.
+
+    Args:
+        model: prepared.
+        plan: of its layers.
+        config: how.
+        feeds: batches of samples.
+        checkpoint: of this model, configuration and samples.
+        progress: told after each batch and layer.
+        ranges: how ranges of activations come about.
+        keep_back: some of the samples judge the starts of layers; otherwise all are fitted.
     """
     sequential = config.mode == "sequential"
     with Calibration(
@@ -77,8 +110,9 @@ def solve_network(
         memory_limit=config.memory_limit,
         seed=config.seed,
         mask=plan.mask,
+        keep_back=keep_back,
     ) as calibration:
-        walk = _Walk(model, plan, config, checkpoint)
+        walk = _Walk(model, plan, config, checkpoint, ranges)
         stages = split_stages(model, [p.layer for p in plan.layers])
         blocks = find_blocks(model, stages) if config.reconstructs else ()
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
@@ -102,15 +136,17 @@ def solve_network(
             layers=walk.solutions,
             outputs=walk.outputs,
             samples=calibration.samples,
-            sqnr_db=_sqnr(model, calibration, sequential),
             tables=walk.tables,
+            extremes=walk.extremes,
         )
 
 
 class _Walk:
     """The state of a solution between two stages."""
 
-    def __init__(self, model: Model, plan: Plan, config: Config, checkpoint: Checkpoint) -> None:
+    def __init__(self, model: Model, plan: Plan, config: Config, checkpoint: Checkpoint, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self.extremes: dict[str, QuantParams] = {}
         self.solutions: dict[str, LayerSolution] = {}
         self.outputs: dict[str, QuantParams] = {}
         self._plan, self._config, self._checkpoint = plan, config, checkpoint
@@ -118,6 +154,7 @@ class _Walk:
         self._order = {p.layer.name: i for i, p in enumerate(plan.layers)}
         self._grids: dict[tuple[str, int], QuantParams] = {}
         self._model = model
+        self._reader = {p.layer.input: p.layer.name for p in plan.layers}
         self._maker = {t.name: node.name for node in model.graph.nodes for t in node.outputs}
         self.tables = _solve_tables(model, plan)
 
@@ -128,12 +165,16 @@ class _Walk:
         own = {q.tensor: q.bits for q in places if q.like in (None, q.tensor)}
         seen = calibration.observe(stage, own, tell)
         for layer in stage.layers:
+            bits = self._planned[layer.name].activations
+            if bits != FLOAT_BITS:
+                self.extremes[layer.name] = extreme_params(seen.histograms[layer.input], self._spec(bits))
             self.solutions[layer.name] = solution = self._solution(layer, seen)
             if solution.input is not None:
                 self._grids[layer.input, self._planned[layer.name].activations] = solution.input
             tell(1)
         for tensor, bits in own.items():
-            self.outputs[tensor] = output_grid(self._model, tensor, seen.histograms[tensor], self._spec(bits))
+            self.extremes[tensor] = extreme_params(seen.histograms[tensor], self._spec(bits))
+            self.outputs[tensor] = self._output_grid(tensor, seen.histograms[tensor], bits)
         inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
         if seen.moments:
             found = calibration.moments(stage, inputs, self._constants(stage), tell)
@@ -145,6 +186,7 @@ class _Walk:
             known = self._grids.get((place.like or "", place.bits))
             if place.tensor not in self.outputs and known is not None:
                 self.outputs[place.tensor] = known
+                self.extremes[place.tensor] = self.extremes[self._reader[place.like or ""]]
 
     def reconstruct(self, block: Block, calibration: Calibration) -> None:
         """Refine the layers of a block that has just been passed together, and pass it again."""
@@ -197,7 +239,7 @@ class _Walk:
             planned.weights,
             self._grid(layer, planned.activations, seen),
             rows,
-            fit_input=readers == 1 and layer.input not in self.outputs,
+            fit_input=readers == 1 and layer.input not in self.outputs and self._ranges is Ranges.SEARCHED,
             block=planned.block,
             target=self._config.rules,
             bounded=self._config.bounded_influence,
@@ -215,7 +257,14 @@ class _Walk:
         if layer.input in self.outputs:
             return self.outputs[layer.input]
         known = self._grids.get((layer.input, bits))
-        return known or activation_params(seen.histograms[layer.input], self._spec(bits))
+        find = activation_params if self._ranges is Ranges.SEARCHED else extreme_params
+        return known or find(seen.histograms[layer.input], self._spec(bits))
+
+    def _output_grid(self, tensor: str, histogram: Histogram, bits: int) -> QuantParams:
+        """Grid of a tensor that is quantised where it is made."""
+        if self._ranges is Ranges.EXTREMES:
+            return extreme_params(histogram, self._spec(bits))
+        return output_grid(self._model, tensor, histogram, self._spec(bits))
 
     def _spec(self, bits: int) -> QuantSpec:
         return activation_spec(bits, symmetric=self._config.rules.symmetric)
@@ -236,18 +285,3 @@ def _solve_tables(model: Model, plan: Plan) -> dict[str, TableSolution]:
         if key not in known:
             known[key] = solve_table(table.name, model.constant(table.weight), planned.bits, blocked=bool(table.rank))
     return {p.table.name: known[p.table.weight, p.bits] for p in plan.tables}
-
-
-def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str, float | None]:
-    """10·log₁₀(Σ float² / Σ (float − quantised)²) of each floating-point output; None where they are equal."""
-    if not sequential:
-        return {}
-    signal = dict.fromkeys((t.name for t in model.outputs), 0.0)
-    noise = dict(signal)
-    for batch in range(calibration.batches):
-        exact, quantised = calibration.outputs(batch)
-        for name, values in exact.items():
-            if np.issubdtype(values.dtype, np.floating):
-                signal[name] += float(np.square(values.astype(np.float64)).sum())
-                noise[name] += float(np.square(values.astype(np.float64) - quantised[name].astype(np.float64)).sum())
-    return {n: 10 * math.log10(signal[n] / noise[n]) if noise[n] and signal[n] else None for n in signal}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,21 +11,22 @@ import onnx
 from onnxq.config import Config
 from onnxq.ir.model import Remark
 from onnxq.ir.size import model_bytes
-from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
-from onnxq.report.run import LayerReport, RunReport
+from onnxq.report.run import POOR_DB, JudgedBy, LayerReport, RunReport
 from onnxq.report.stage import StageReport
+from onnxq.validation.folds import Folds
+from onnxq.validation.outliers import Unlike
+from onnxq.validation.quality import OutputQuality, output_qualities
+from onnxq.validation.unseen import Made
 from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 
-POOR_DB = 10.0
-"""Signal to noise of an output below which the report says what to do: its errors are a third of its values then."""
-
 
 def run_report(
-    plan: Plan,
+    made: Made,
     config: Config,
-    network: NetworkSolution,
+    folds: Folds,
+    unlike: Unlike,
     proto: onnx.ModelProto,
     checks: tuple[LevelCheck, ...],
     size: int,
@@ -35,15 +36,18 @@ def run_report(
     """The report of a run.
 
     Args:
-        plan: what was to be quantised.
+        made: the layers as solved, and what the network does to samples that were not fitted.
         config: how.
-        network: the layers as solved.
+        folds: how these were kept apart.
+        unlike: samples that are unlike all others.
         proto: the quantised model.
         checks: how it ran at each optimisation level.
         size: of the float model, bytes.
         seconds: by stage.
         stages: what each changed.
     """
+    plan, network = made.plan, made.network
+    unseen = output_qualities(made.judgement) if made.judgement else ()
     audited = {bits.name: bits for bits in audit_bits(proto)}
     layers = []
     for planned in plan.layers:
@@ -70,9 +74,20 @@ def run_report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
-        notes=(*plan.raised, *_beside_layers(plan), *network.remarks, *_poor(network)),
+        notes=(
+            *plan.raised,
+            *_beside_layers(plan),
+            *unlike.remarks,
+            *network.remarks,
+            *made.remarks,
+            *_judged_before(config, folds),
+            *_poor(unseen),
+        ),
         stages=tuple(stages),
-        simulated_sqnr_db=dict(network.sqnr_db),
+        judged_by=_judged_by(folds),
+        judged=len(made.judgement.samples) if made.judgement else 0,
+        unseen=unseen,
+        simulated_sqnr_db={quality.output: quality.sqnr_db for quality in unseen},
         loads=checks,
         fp32=size,
         quantized=model_bytes(proto),
@@ -90,12 +105,30 @@ def _beside_layers(plan: Plan) -> Iterator[Remark]:
         )
 
 
-def _poor(network: NetworkSolution) -> Iterator[Remark]:
+def _judged_by(folds: Folds) -> JudgedBy:
+    """How the samples that judge the network were kept from it."""
+    if not folds.cuts:
+        return "nothing"
+    return "cross-fitting" if folds.crossed else "hold-out"
+
+
+def _judged_before(config: Config, folds: Folds) -> Iterator[Remark]:
+    """Where cross-fitting leaves out what is learnt by gradient."""
+    if folds.crossed and (config.tunes or config.refines or config.reconstructs):
+        yield Remark(
+            "network",
+            "with so few samples its figures are those of the network before it was learnt by gradient, which is kept "
+            "only where samples that it does not learn from gain by it",
+        )
+
+
+def _poor(unseen: Iterable[OutputQuality]) -> Iterator[Remark]:
     """Outputs that are far from the float network's."""
-    for name, db in network.sqnr_db.items():
-        if db is not None and db < POOR_DB:
+    for quality in unseen:
+        if quality.sqnr_db is not None and quality.sqnr_db < POOR_DB:
             yield Remark(
                 "network",
-                f"output {name} keeps {db:.1f} dB of signal to noise on the calibration samples: give the model "
-                "more bits, or leave in float (exclude) what loses most, which onnxq sensitivity tells",
+                f"output {quality.output} keeps {quality.sqnr_db:.1f} dB of signal to noise on samples that were not "
+                "fitted: give the model more bits or more samples, or leave in float (exclude) what loses most, which "
+                "onnxq sensitivity tells",
             )

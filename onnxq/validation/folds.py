@@ -107,9 +107,7 @@ def make_folds(feeds: Sequence[Feed], *, whole: bool) -> Folds:
     return Folds(tuple(_cut(feeds, counts, outside(fold)) for fold in range(number)), True)
 
 
-def _cut(
-    feeds: Sequence[Feed], counts: Sequence[int], fitted: Callable[[int, int, int], NDArray[np.bool_]]
-) -> Fold:
+def _cut(feeds: Sequence[Feed], counts: Sequence[int], fitted: Callable[[int, int, int], NDArray[np.bool_]]) -> Fold:
     """A cut by a rule that tells which samples of a batch, by its index, first sample and size, are fitted."""
     starts = np.cumsum([0, *counts])[:-1].tolist()
     masks = [fitted(i, start, count) for i, (start, count) in enumerate(zip(starts, counts, strict=True))]

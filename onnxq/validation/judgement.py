@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,15 +47,29 @@ class Judgement:
             self.samples[:count],
         )
 
+    def without(self, samples: Collection[int]) -> Judgement:
+        """That of all other samples."""
+        kept = ~np.isin(self.samples, list(samples))
+        return Judgement(
+            {name: v[kept] for name, v in self.signal.items()},
+            {name: v[kept] for name, v in self.noise.items()},
+            self.samples[kept],
+        )
+
     @property
-    def error(self) -> float:
-        """Mean error of a sample relative to its signal, over the outputs; 0 where there is none to judge."""
-        found = []
+    def errors(self) -> Double:
+        """Error of each sample relative to its signal, the mean over the outputs, (samples,)."""
+        found = [np.zeros(len(self.samples))]
         for name, signal in self.signal.items():
             least = np.median(signal[signal > 0]) / 1000 if (signal > 0).any() else 1.0
-            each = self.noise[name] / np.maximum(signal, least)
-            found.append(float(np.minimum(each, LARGEST_ERROR).mean()) if len(each) else 0.0)
-        return float(np.mean(found)) if found else 0.0
+            found.append(np.minimum(self.noise[name] / np.maximum(signal, least), LARGEST_ERROR))
+        return np.asarray(np.sum(found, axis=0) / max(len(found) - 1, 1))
+
+    @property
+    def error(self) -> float:
+        """Mean error of a sample relative to its signal; 0 where there is none to judge."""
+        each = self.errors
+        return float(each.mean()) if len(each) else 0.0
 
 
 def together(parts: Sequence[Judgement]) -> Judgement:
