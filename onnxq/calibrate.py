@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxq.data import samples_in
 from onnxq.execute.ahead import one_ahead
 from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
-from onnxq.execute.hold_out import HoldOut
+from onnxq.execute.hold_out import HoldOut, KeepBack, usual
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
@@ -54,7 +54,7 @@ class Calibration:
         moments: gather the moments of the float layers' outputs.
         mask: name of the input that is 0 for padding, which is left out of rows and ranges.
         folder: where the spools may write.
-        keep_back: some of the observed samples are not to be fitted.
+        keep_back: what some of the observed samples are kept back for; by their number when None.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Calibration:
         mask: str | None = None,
         folder: Path | None = None,
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
-        keep_back: bool = True,
+        keep_back: KeepBack | None = None,
     ) -> None:
         self._model = model
         self._float = Frontier(memory_limit // 64, folder)
@@ -90,7 +90,7 @@ class Calibration:
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
-                hold_out=hold_out(model, self.batches, self.samples) if keep_back else HoldOut(1),
+                hold_out=self._hold_out(keep_back),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files
@@ -105,6 +105,12 @@ class Calibration:
             self._starts.append(self.samples)
             self._masks.append(read_mask(arrays, self._mask))
             self.samples += samples_in(arrays)
+
+    def _hold_out(self, purpose: KeepBack | None) -> HoldOut:
+        """Which samples are kept back; whole batches where the model fixes their size."""
+        whole = has_fixed_batch(self._model.inputs)
+        units = self.batches if whole else self.samples
+        return HoldOut(units, whole, purpose or usual(units))
 
     @property
     def batches(self) -> int:
@@ -290,12 +296,6 @@ class Calibration:
         types = {name: array.dtype for name, array in feed.items()}
         part = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
         return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
-
-
-def hold_out(model: Model, batches: int, samples: int) -> HoldOut:
-    """Which samples of a calibration set are kept back for this model; whole batches where it fixes their size."""
-    whole = has_fixed_batch(model.inputs)
-    return HoldOut(batches if whole else samples, whole)
 
 
 class _Lazily:

@@ -15,6 +15,7 @@ from onnxq.checkpoint import Checkpoint
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Quantised
+from onnxq.execute.hold_out import KeepBack
 from onnxq.execute.observation import Observation
 from onnxq.execute.response import output_grid
 from onnxq.ir.block import Block, find_blocks
@@ -83,7 +84,7 @@ def solve_network(
     checkpoint: Checkpoint,
     progress: Listener,
     ranges: Ranges = Ranges.SEARCHED,
-    keep_back: bool = True,
+    keep_back: KeepBack | None = None,
 ) -> NetworkSolution:
     """Solve the layers of a prepared model in order.
 
@@ -98,7 +99,7 @@ def solve_network(
         checkpoint: of this model, configuration and samples.
         progress: told after each batch and layer.
         ranges: how ranges of activations come about.
-        keep_back: some of the samples judge the starts of layers; otherwise all are fitted.
+        keep_back: what some samples are kept back for; by their number when None.
     """
     sequential = config.mode == "sequential"
     with Calibration(
@@ -244,7 +245,7 @@ class _Walk:
             target=self._config.rules,
             bounded=self._config.bounded_influence,
             tails=seen.histograms[layer.input].tails,
-            refit=seen.few and not self._config.refines,
+            refit=seen.refit and not self._config.refines,
         )
         solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
         self._checkpoint.save(solution)

@@ -111,7 +111,8 @@ def _way_through(task: Task, feeds: Again) -> Run:
             feeds.append(feed)
     gate = list(first_feeds(feeds, GATE_SAMPLES))
     unlike = find_unlike(feeds)
-    folds = make_folds(feeds, whole=has_fixed_batch(prepared.inputs))
+    weights = sum(p.layer.parameters for p in plan.layers)
+    folds = make_folds(feeds, whole=has_fixed_batch(prepared.inputs), weights=weights)
     config, told = affordable(config, prepared, plan, gate[0])
     with clock.stage("compare"):
         progress(Progress("compare", 0, None))
@@ -120,7 +121,7 @@ def _way_through(task: Task, feeds: Again) -> Run:
     with clock.stage("solve"):
         mark = fingerprint(_identity(ready, config, task.calibration, choice)) if task.folder else ""
         checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
-        network = solve_network(ready, plan, config, feeds, checkpoint, progress)
+        network = solve_network(ready, plan, config, feeds, checkpoint, progress, keep_back=folds.keep_back)
         network = dataclasses.replace(network, remarks=(*network.remarks, *told))
     stages = [solved_stage(network.layers.values())]
     with clock.stage("tune"):

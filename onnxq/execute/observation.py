@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
-from onnxq.execute.hold_out import HoldOut
+from onnxq.execute.hold_out import HoldOut, KeepBack
 from onnxq.execute.layer_rows import Rows, join, rows_wanted
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, real_positions, real_values
@@ -28,13 +28,13 @@ class Observation:
         rows: by layer.
         histograms: by tensor.
         moments: of the layers' outputs, where wanted.
-        few: there were too few samples to keep any back for good.
+        refit: samples kept back may be fitted once they have judged.
     """
 
     rows: Mapping[str, Rows]
     histograms: Mapping[str, Histogram]
     moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
-    few: bool = False
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Sampling:
     def counted(self, histogram: Histogram, values: NDArray[np.float32], batch: int) -> Histogram:
         """A histogram with the values of one more batch that belong to real tokens of samples that may be fitted.
 
-        Where there are few samples, all of them: none is kept back for good then.
+        All of them where none is kept back for good.
         """
         fitted, mask = self.fitted(batch), self.masks[batch]
-        if self.hold_out.few or not values.ndim or len(values) % max(len(fitted), 1):
+        if self.hold_out.purpose is not KeepBack.FOR_GOOD or not values.ndim or len(values) % max(len(fitted), 1):
             fitted = np.ones_like(fitted)
         if not fitted.any():
             return histogram
@@ -137,8 +137,8 @@ class Gathering:
     def finished(self) -> Observation:
         """The observation, once every batch has been taken in; the gathering is empty then."""
         rows = {name: join(self._rows.pop(name)) for name in tuple(self._rows)}
-        few = self._sampling.hold_out.few
-        return Observation(rows=rows, histograms=self._histograms, moments=self._moments, few=few)
+        refit = self._sampling.hold_out.purpose is KeepBack.FOR_STARTS
+        return Observation(rows=rows, histograms=self._histograms, moments=self._moments, refit=refit)
 
     def _drawn(
         self,

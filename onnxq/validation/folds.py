@@ -16,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data import Feed, samples_in
-from onnxq.execute.hold_out import HoldOut
+from onnxq.execute.hold_out import FEW, HoldOut, KeepBack
 
 MOST_FOLDS, FEW_FOLDS, ENOUGH_FOR_FEW = 4, 2, 16
-"""Times that a network is made for cross-fitting: as often as there are samples up to 4, and twice from 16 samples on,
-where half of them is enough to fit."""
+"""Times that a network is made for cross-fitting: as often as there are samples up to 4; twice from 16 samples on where
+that takes long, for half of them is enough to fit."""
+
+SMALL, ENOUGH_FOR_SMALL = 300_000, 128
+"""A network of so many weights at most is cross-fitted up to so many samples, for it takes seconds."""
 
 
 class Part(Sequence[Feed]):
@@ -80,22 +83,28 @@ class Folds:
     cuts: tuple[Fold, ...]
     crossed: bool
 
+    @property
+    def keep_back(self) -> KeepBack:
+        """What the last network keeps samples back for."""
+        return KeepBack.FOR_GOOD if self.cuts and not self.crossed else KeepBack.FOR_STARTS
 
-def make_folds(feeds: Sequence[Feed], *, whole: bool) -> Folds:
+
+def make_folds(feeds: Sequence[Feed], *, whole: bool, weights: int) -> Folds:
     """The cuts for so many samples.
 
     Args:
         feeds: batches of samples.
         whole: they are not cut, for the model insists on their size.
+        weights: of the network's layers.
     """
     counts = [samples_in(feed) for feed in feeds]
     units = len(counts) if whole else sum(counts)
-    policy = HoldOut(units, whole)
     if units < 2:
         return Folds((), False)
-    if not policy.few:
-        return Folds((_cut(feeds, counts, policy.fitted),), False)
-    number = FEW_FOLDS if units >= ENOUGH_FOR_FEW else min(units, MOST_FOLDS)
+    small = weights <= SMALL
+    if units >= (ENOUGH_FOR_SMALL if small else FEW):
+        return Folds((_cut(feeds, counts, HoldOut(units, whole).fitted),), False)
+    number = FEW_FOLDS if units >= ENOUGH_FOR_FEW and not small else min(units, MOST_FOLDS)
 
     def outside(fold: int) -> Callable[[int, int, int], NDArray[np.bool_]]:
         def fitted(batch: int, start: int, count: int) -> NDArray[np.bool_]:

@@ -82,6 +82,6 @@ def _remark(name: str, few: NDArray[np.intp], low: NDArray[np.float64], high: ND
     return Remark(
         "network",
         f"input {name}: {which} {named}{more} {lie} far outside the range of all others "
-        f"({low[others].min():.4g} to {high[others].max():.4g}), {count} for little in the ranges and for nothing in the "
-        "figures: take such samples out, or prepare them like the others",
+        f"({low[others].min():.4g} to {high[others].max():.4g}), {count} for little in the ranges and for nothing in "
+        "the figures: take such samples out, or prepare them like the others",
     )

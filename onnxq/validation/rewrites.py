@@ -18,6 +18,7 @@ from onnxq.config import Config
 from onnxq.data import Feed, samples_in
 from onnxq.equalisation import equalised
 from onnxq.errors import ConfigError
+from onnxq.execute.hold_out import KeepBack
 from onnxq.execute.memory import free_old_graphs
 from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
@@ -167,7 +168,7 @@ def solve_plain(
     """The network with weights rounded to nearest."""
     plan = make_plan(model, config, choice)
     nowhere = Checkpoint(None, "", resume=False)
-    return plan, solve_network(model, plan, plain_config(config), feeds, nowhere, silent, ranges, keep_back=False)
+    return plan, solve_network(model, plan, plain_config(config), feeds, nowhere, silent, ranges, KeepBack.NOTHING)
 
 
 def _at_least_8(model: Model, config: Config, choice: Choice) -> tuple[Config, Choice]:

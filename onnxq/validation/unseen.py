@@ -12,7 +12,7 @@ from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.equalisation import RANGE_SAMPLES
 from onnxq.ir.model import Model, Remark
-from onnxq.network import NetworkSolution, solve_network
+from onnxq.network import NetworkSolution, Ranges, solve_network
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import silent
 from onnxq.validation.folds import Folds
@@ -20,10 +20,10 @@ from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
 from onnxq.validation.quality import decibels
 from onnxq.validation.rewrites import Choice, Plainest, Rewrite, first_samples, rewritten, solve_plain
 
-ROOM, SAMPLES = 1.06, 4
-"""Error of a network, in that of a plain one, up to which it is not said to lose: a quarter of a decibel if many samples
-judge, and twice as much if so few do. What few samples show of a range without head-room is how finely it rounds, and
-seldom what it cuts off."""
+ROOM = {Ranges.SEARCHED: 1.06, Ranges.EXTREMES: 2.0}
+"""Error of a network, in that of a plain one, up to which it is not said to lose: a quarter of a decibel, and three
+where the plain one has no head-room. Fewer than some hundred samples show how finely such ranges round, and seldom what
+they cut off."""
 
 SURE = 2.0
 """Standard errors by which it has to lose."""
@@ -118,10 +118,10 @@ def better_of(
     if made.judgement is None or plainest is None:
         return made
     remarks = (*made.remarks, *_left_out(config, plainest))
-    ranges = min(plainest.nearest, key=lambda r: plainest.nearest[r].error)
+    ranges = min(Ranges, key=lambda r: ROOM[r] * plainest.nearest[r].error)
     rival = plainest.nearest[ranges]
     ours = made.judgement.first(len(rival.samples))
-    if not _loses(ours, rival):
+    if not _loses(ours, rival, ROOM[ranges]):
         return replace(made, remarks=remarks)
     plan, network = solve_plain(model, config, choice, ranges, fitted_samples(feeds, folds))
     told = Remark(
@@ -132,10 +132,10 @@ def better_of(
     return Made(model, plan, replace(network, remarks=made.network.remarks), rival, (*made.remarks, told))
 
 
-def _loses(ours: Judgement, rival: Judgement) -> bool:
+def _loses(ours: Judgement, rival: Judgement, room: float) -> bool:
     """Whether a network errs more than a plain one, beyond chance."""
     count = len(rival.samples)
-    if count < 2 or ours.error <= ROOM * (1 + SAMPLES / count) * rival.error:
+    if count < 2 or ours.error <= room * rival.error:
         return False
     gap = np.log(np.maximum(ours.errors, 1e-30) / np.maximum(rival.errors, 1e-30))
     return bool(gap.mean() > SURE * gap.std(ddof=1) / np.sqrt(count))
