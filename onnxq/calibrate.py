@@ -55,6 +55,7 @@ class Calibration:
         mask: name of the input that is 0 for padding, which is left out of rows and ranges.
         folder: where the spools may write.
         keep_back: what some of the observed samples are kept back for; by their number when None.
+        rows: gather rows of the layers' inputs and outputs.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Calibration:
         folder: Path | None = None,
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
         keep_back: KeepBack | None = None,
+        rows: bool = True,
     ) -> None:
         self._model = model
         self._float = Frontier(memory_limit // 64, folder)
@@ -91,6 +93,7 @@ class Calibration:
                 samples=self.samples,
                 masks=tuple(self._masks),
                 hold_out=self._hold_out(keep_back),
+                rows=rows,
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files

@@ -24,7 +24,7 @@ from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
 from onnxq.ir.table import Table
 from onnxq.ir.tensor import has_fixed_batch
-from onnxq.plan import Plan
+from onnxq.plan import LayerPlan, Plan
 from onnxq.progress import Listener, Progress
 from onnxq.quant.histogram import Histogram
 from onnxq.quant.scale_search import activation_params, extreme_params
@@ -33,7 +33,7 @@ from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
 from onnxq.quant.table import TableSolution
 from onnxq.reconstruction import reconstructed
 from onnxq.solve.batchnorm import para_normalised
-from onnxq.solve.layer import make_problem, solve_layer
+from onnxq.solve.layer import make_problem, round_layer, solve_layer
 from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float32]
@@ -44,6 +44,21 @@ class Ranges(Enum):
 
     SEARCHED = "searched"
     EXTREMES = "from the smallest to the largest value seen"
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a network is made, besides its configuration.
+
+    Attributes:
+        ranges: how ranges of activations come about.
+        keep_back: what some samples are kept back for; by their number when None.
+        plain: weights are rounded to nearest between their extremes and nothing is judged, for a quick look.
+    """
+
+    ranges: Ranges = Ranges.SEARCHED
+    keep_back: KeepBack | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,8 +98,7 @@ def solve_network(
     feeds: Iterable[Feed],
     checkpoint: Checkpoint,
     progress: Listener,
-    ranges: Ranges = Ranges.SEARCHED,
-    keep_back: KeepBack | None = None,
+    making: Making = Making(),
 ) -> NetworkSolution:
     """Solve the layers of a prepared model in order.
 
@@ -98,8 +112,7 @@ def solve_network(
         feeds: batches of samples.
         checkpoint: of this model, configuration and samples.
         progress: told after each batch and layer.
-        ranges: how ranges of activations come about.
-        keep_back: what some samples are kept back for; by their number when None.
+        making: how besides.
     """
     sequential = config.mode == "sequential"
     with Calibration(
@@ -111,9 +124,10 @@ def solve_network(
         memory_limit=config.memory_limit,
         seed=config.seed,
         mask=plan.mask,
-        keep_back=keep_back,
+        keep_back=making.keep_back,
+        rows=not making.plain,
     ) as calibration:
-        walk = _Walk(model, plan, config, checkpoint, ranges)
+        walk = _Walk(model, plan, config, checkpoint, making)
         stages = split_stages(model, [p.layer for p in plan.layers])
         blocks = find_blocks(model, stages) if config.reconstructs else ()
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
@@ -145,8 +159,8 @@ def solve_network(
 class _Walk:
     """The state of a solution between two stages."""
 
-    def __init__(self, model: Model, plan: Plan, config: Config, checkpoint: Checkpoint, ranges: Ranges) -> None:
-        self._ranges = ranges
+    def __init__(self, model: Model, plan: Plan, config: Config, checkpoint: Checkpoint, making: Making) -> None:
+        self._making = making
         self.extremes: dict[str, QuantParams] = {}
         self.solutions: dict[str, LayerSolution] = {}
         self.outputs: dict[str, QuantParams] = {}
@@ -231,16 +245,19 @@ class _Walk:
         finished = self._checkpoint.load(layer.name)
         if finished is not None:
             return finished
-        planned, rows = self._planned[layer.name], seen.rows[layer.name]
+        planned = self._planned[layer.name]
+        grid = self._grid(layer, planned.activations, seen)
+        if self._making.plain:
+            return self._rounded(planned, grid)
         readers = sum(p.layer.input == layer.input for p in self._plan.layers)
         problem = make_problem(
             layer,
             self._model.constant(layer.weight),
             self._model.constant(layer.bias) if layer.bias else None,
             planned.weights,
-            self._grid(layer, planned.activations, seen),
-            rows,
-            fit_input=readers == 1 and layer.input not in self.outputs and self._ranges is Ranges.SEARCHED,
+            grid,
+            seen.rows[layer.name],
+            fit_input=readers == 1 and layer.input not in self.outputs and self._making.ranges is Ranges.SEARCHED,
             block=planned.block,
             target=self._config.rules,
             bounded=self._config.bounded_influence,
@@ -251,6 +268,13 @@ class _Walk:
         self._checkpoint.save(solution)
         return solution
 
+    def _rounded(self, planned: LayerPlan, grid: QuantParams | None) -> LayerSolution:
+        """A layer's weights rounded to nearest between their extremes."""
+        layer, config = planned.layer, self._config
+        weight = self._model.constant(layer.weight)
+        bias = self._model.constant(layer.bias) if layer.bias else None
+        return round_layer(layer, weight, bias, planned.weights, grid, config.rules)
+
     def _grid(self, layer: Layer, bits: int, seen: Observation) -> QuantParams | None:
         """Grid of a layer's input: that of the tensor where it already has one."""
         if bits == FLOAT_BITS:
@@ -258,12 +282,12 @@ class _Walk:
         if layer.input in self.outputs:
             return self.outputs[layer.input]
         known = self._grids.get((layer.input, bits))
-        find = activation_params if self._ranges is Ranges.SEARCHED else extreme_params
+        find = activation_params if self._making.ranges is Ranges.SEARCHED else extreme_params
         return known or find(seen.histograms[layer.input], self._spec(bits))
 
     def _output_grid(self, tensor: str, histogram: Histogram, bits: int) -> QuantParams:
         """Grid of a tensor that is quantised where it is made."""
-        if self._ranges is Ranges.EXTREMES:
+        if self._making.ranges is Ranges.EXTREMES:
             return extreme_params(histogram, self._spec(bits))
         return output_grid(self._model, tensor, histogram, self._spec(bits))
 

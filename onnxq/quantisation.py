@@ -27,7 +27,7 @@ from onnxq.ir.save import identity, save
 from onnxq.ir.size import model_bytes
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.mend import emit_through_gate
-from onnxq.network import NetworkSolution, solve_network
+from onnxq.network import Making, NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import make_plan
 from onnxq.progress import Listener, Progress
@@ -121,7 +121,7 @@ def _way_through(task: Task, feeds: Again) -> Run:
     with clock.stage("solve"):
         mark = fingerprint(_identity(ready, config, task.calibration, choice)) if task.folder else ""
         checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
-        network = solve_network(ready, plan, config, feeds, checkpoint, progress, keep_back=folds.keep_back)
+        network = solve_network(ready, plan, config, feeds, checkpoint, progress, Making(keep_back=folds.keep_back))
         network = dataclasses.replace(network, remarks=(*network.remarks, *told))
     stages = [solved_stage(network.layers.values())]
     with clock.stage("tune"):

@@ -50,6 +50,7 @@ class Sampling:
         samples: in these batches.
         masks: real tokens of each batch.
         hold_out: which samples are kept back.
+        rows: gather rows of the layers' inputs and outputs.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class Sampling:
     samples: int
     masks: Sequence[Mask | None]
     hold_out: HoldOut
+    rows: bool = True
 
     def fitted(self, batch: int) -> NDArray[np.bool_]:
         """Which samples of a batch may be fitted, (samples,)."""
@@ -131,12 +133,14 @@ class Gathering:
             if self._sampling.moments:
                 known = self._moments.get(layer.name)
                 self._moments[layer.name] = channel_moments(y, layer.output_axis, known)
+            if not self._sampling.rows:
+                continue
             rng = np.random.default_rng([self._sampling.seed, self._stage.depth, index, batch])
             self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input], x, y))
 
     def finished(self) -> Observation:
         """The observation, once every batch has been taken in; the gathering is empty then."""
-        rows = {name: join(self._rows.pop(name)) for name in tuple(self._rows)}
+        rows = {name: join(self._rows.pop(name)) for name in tuple(self._rows) if self._sampling.rows}
         refit = self._sampling.hold_out.purpose is KeepBack.FOR_STARTS
         return Observation(rows=rows, histograms=self._histograms, moments=self._moments, refit=refit)
 

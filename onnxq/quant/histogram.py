@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +59,18 @@ class Kind:
         bins = np.arange(2 * HALF_BINS, dtype=np.float64)
         return (bins + (0.5 - HALF_BINS)) * (self.limit / HALF_BINS)
 
-    @property
+    def merged(self, most: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Centres and counts of neighbouring bins taken together, at most so many that are not empty."""
+        centres, counts = self.centres, self.counts
+        while np.count_nonzero(counts) > most and len(counts) > 2:
+            centres, counts = centres.reshape(-1, 2).mean(axis=1), counts.reshape(-1, 2).sum(axis=1)
+        return centres, counts
+
+    @cached_property
     def power(self) -> float:
         """Mean square of the values."""
-        return float(self.counts @ np.square(self.centres)) / max(int(self.counts.sum()), 1)
+        used = np.flatnonzero(self.counts)
+        return float(self.counts[used] @ np.square(self.centres[used])) / max(int(self.counts.sum()), 1)
 
 
 @dataclass(frozen=True)
@@ -111,21 +120,24 @@ class Histogram:
             (float(k.highs.max()) for k in whole), default=0.0
         )
 
-    @property
-    def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Values in ascending order and how much each counts, both (points,); empty before the first value."""
-        weights = self._weights()
+    def points(self, most: int = 2 * HALF_BINS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values in ascending order and how much each counts, both (points,); empty before the first value.
+
+        Args:
+            most: points of each kind of samples; neighbouring bins are taken together where there are more.
+        """
         values: list[NDArray[np.float64]] = [np.zeros(0)]
         counts: list[NDArray[np.float64]] = [np.zeros(0)]
         for size, kind in self.kinds.items():
-            used = np.flatnonzero(kind.counts)
-            values.append(kind.centres[used])
-            counts.append(np.asarray(kind.counts[used] * weights[size], np.float64))
+            centres, held = kind.merged(most)
+            used = np.flatnonzero(held)
+            values.append(centres[used])
+            counts.append(np.asarray(held[used] * self._weights[size], np.float64))
         every = np.concatenate(values)
         order = np.argsort(every, kind="stable")
         return every[order], np.concatenate(counts)[order]
 
-    @property
+    @cached_property
     def tails(self) -> Tails:
         """What new samples bring beyond the values of those that count in full."""
         whole = self._whole()
@@ -136,9 +148,9 @@ class Histogram:
         return Tails(find_tail(lows, each), find_tail(highs, each))
 
     def _whole(self) -> list[Kind]:
-        weights = self._weights()
-        return [kind for size, kind in self.kinds.items() if weights[size] == 1.0]
+        return [kind for size, kind in self.kinds.items() if self._weights[size] == 1.0]
 
+    @cached_property
     def _weights(self) -> dict[int, float]:
         """What each kind of samples counts for; its power is set against that of the median sample."""
         power = {size: kind.power for size, kind in self.kinds.items()}

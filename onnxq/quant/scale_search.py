@@ -33,6 +33,10 @@ HEAD_ROOM = np.geomspace(1.0, 8.0, 43)[1:]
 """Widths tried beyond the range of least error on the values seen, as its multiples: 16-bit grids can afford them."""
 
 
+POINTS_PER_STEP = 16
+"""Points of a histogram that stand for the values of one step of a grid."""
+
+
 def weight_scale(
     weight: NDArray[np.float32],
     spec: QuantSpec,
@@ -152,7 +156,7 @@ def activation_params(
         response: what is made of the values by all who read them, at the histogram's points: the error of this
             function is sought instead. A HardSwish needs nothing of what lies below -3.
     """
-    values, counts = histogram.points
+    values, counts = histogram.points(points_for(spec))
     total, tails = float(counts.sum()), histogram.tails
     low_end, high_end = histogram.regular
     wanted = values if response is None else response
@@ -179,6 +183,11 @@ def activation_params(
         wider = [stretched(params, r**low, r**high) for r in HEAD_ROOM]
         params = min([params, *wider], key=error)
     return params
+
+
+def points_for(spec: QuantSpec) -> int:
+    """Points of a histogram that tell ranges of a grid apart: some for each of its steps."""
+    return POINTS_PER_STEP << spec.bits
 
 
 def extreme_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:

@@ -11,14 +11,16 @@ from onnxq.config import Config
 from onnxq.execute.layer_rows import Rows
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import multiplied_in_pairs, scales_are_shared, stored_weight, weight_matrix
+from onnxq.quant.affine import quantize
 from onnxq.quant.saturation import without_saturation
+from onnxq.quant.scale_search import SMALLEST_SCALE
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import Granularity, QuantParams, weight_spec
 from onnxq.quant.tail import NO_TAILS, Tails
 from onnxq.solve.blocked import solve_blocked
 from onnxq.solve.groundwork import Groundwork
 from onnxq.solve.influence import influence
-from onnxq.solve.problem import Array, LayerProblem, Solution
+from onnxq.solve.problem import Array, LayerProblem, Solution, Status
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
 from onnxq.target import LayerRule, Target
 
@@ -123,6 +125,43 @@ def solve_layer(
         status=settled.status.value,
         seconds=time.perf_counter() - began,
         int32_bias=problem.int32_bias,
+    )
+
+
+def round_layer(
+    layer: Layer, weight: Array, bias: Array | None, bits: int, grid: QuantParams | None, target: Target
+) -> LayerSolution:
+    """A layer's weights rounded to nearest on grids that reach to their extremes, and its bias as it is.
+
+    Args:
+        layer: which.
+        weight: float, in the stored shape.
+        bias: float, (channels,); None where the layer has none.
+        bits: of the weights.
+        grid: of the input; None where it stays in float.
+        target: what the runtime takes.
+    """
+    one_scale = target.layers[layer.op].one_scale
+    spec = weight_spec(bits, Granularity.PER_TENSOR if one_scale else Granularity.PER_CHANNEL)
+    matrix = weight_matrix(layer, weight)
+    scale = np.maximum(matrix.max(axis=1) / spec.qmax, matrix.min(axis=1) / spec.qmin)
+    if one_scale:
+        scale = np.full_like(scale, scale.max())
+    elif scales_are_shared(layer):
+        scale = np.broadcast_to(scale.max(axis=0), scale.shape)
+    scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+    integers = quantize(matrix, scale[:, None], 0, spec.qmin, spec.qmax)
+    stored = scale.reshape(-1)[:1] if one_scale else scale[0] if scales_are_shared(layer) else scale.reshape(-1)
+    return LayerSolution(
+        layer=layer.name,
+        integers=np.asarray(stored_weight(layer, integers), np.int16),
+        weight=QuantParams(spec, stored),
+        bias=bias,
+        input=grid,
+        loss_nearest=np.nan,
+        loss=np.nan,
+        status=Status.NEAREST.value,
+        seconds=0.0,
     )
 
 

@@ -23,13 +23,13 @@ from onnxq.execute.memory import free_old_graphs
 from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
 from onnxq.migration import migrated
-from onnxq.network import NetworkSolution, Ranges, solve_network
+from onnxq.network import Making, NetworkSolution, Ranges, solve_network
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import silent
 from onnxq.validation.folds import Fold, Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
 
-FITTED, JUDGED = 64, 64
+FITTED, JUDGED = 32, 32
 """Samples at most that a plain network is made from, and that judge it."""
 
 ADVANTAGE = 1.03
@@ -53,7 +53,8 @@ class Plainest:
     Attributes:
         rewrite: the one that errs least.
         judged: each rewrite's network with searched ranges at 8-bit weights or more.
-        nearest: the network with no rewrite at its own bits, by how its ranges come about.
+        nearest: the network with no rewrite by how its ranges come about, where its weights have 8 bits or more: with
+            fewer, what nearest rounding makes of it is no rival.
     """
 
     rewrite: Rewrite
@@ -107,11 +108,10 @@ def judge_plain(
             if ready is not last:
                 found = trial.judged(ready, *wide)
             judged.setdefault(rewrite, []).append(found[Ranges.SEARCHED])
-            if rewrite is Rewrite.NONE:
-                own = found if wide == (config, choice) else trial.judged(model, config, choice)
+            if rewrite is Rewrite.NONE and wide == (config, choice):
+                for ranges, judgement in found.items():
+                    nearest.setdefault(ranges, []).append(judgement)
             last = ready
-        for ranges, judgement in own.items():
-            nearest.setdefault(ranges, []).append(judgement)
     errors = {rewrite: together(parts).without(unlike) for rewrite, parts in judged.items()}
     best = Rewrite.NONE
     for rewrite in errors:
@@ -136,7 +136,10 @@ class _Trial:
 
     def judged(self, model: Model, config: Config, choice: Choice) -> dict[Ranges, Judgement]:
         """A plain network's judgement, by how its ranges come about."""
-        plan, network = solve_plain(model, config, choice, Ranges.SEARCHED, self.fitted)
+        plan = make_plan(model, config, choice)
+        making = Making(keep_back=KeepBack.NOTHING, plain=True)
+        nowhere = Checkpoint(None, "", resume=False)
+        network = solve_network(model, plan, plain_config(config), self.fitted, nowhere, silent, making)
         feeds = first_samples(self.cut.judged, JUDGED)
         samples = self.cut.judged.indices[: sum(samples_in(feed) for feed in feeds)]
         return {
@@ -168,7 +171,9 @@ def solve_plain(
     """The network with weights rounded to nearest."""
     plan = make_plan(model, config, choice)
     nowhere = Checkpoint(None, "", resume=False)
-    return plan, solve_network(model, plan, plain_config(config), feeds, nowhere, silent, ranges, KeepBack.NOTHING)
+    return plan, solve_network(
+        model, plan, plain_config(config), feeds, nowhere, silent, Making(ranges, KeepBack.NOTHING)
+    )
 
 
 def _at_least_8(model: Model, config: Config, choice: Choice) -> tuple[Config, Choice]:

@@ -118,7 +118,9 @@ def better_of(
     if made.judgement is None or plainest is None:
         return made
     remarks = (*made.remarks, *_left_out(config, plainest))
-    ranges = min(Ranges, key=lambda r: ROOM[r] * plainest.nearest[r].error)
+    if not plainest.nearest:
+        return replace(made, remarks=remarks)
+    ranges = min(plainest.nearest, key=lambda r: ROOM[r] * plainest.nearest[r].error)
     rival = plainest.nearest[ranges]
     ours = made.judgement.first(len(rival.samples))
     if not _loses(ours, rival, ROOM[ranges]):
