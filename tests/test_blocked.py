@@ -11,6 +11,7 @@ from small_models import build, normal, weight
 
 from onnxq.checkpoint import Checkpoint
 from onnxq.config import Config
+from onnxq.execute.layer_rows import Rows
 from onnxq.ir.load import load
 from onnxq.passes.prepare import prepare
 from onnxq.pipeline import quantize
@@ -43,7 +44,7 @@ def solved(
     layer = make_plan(model, Config(weights=4, activations=32)).layers[0].layer
     x = (normal(1, 1, 600, inputs) @ normal(2, inputs, inputs)).astype(np.float32)
     y = np.matmul(x, model.constant("w"))
-    rows = (x, x, y, np.arange(600) < 500)
+    rows = Rows(x, x, y, np.arange(600) < 500, np.arange(600))
     problem = make_problem(layer, model.constant("w"), None, 4, None, rows, fit_input=False, block=block)
     return solve_blocked(layer, problem, second_order=second_order)
 

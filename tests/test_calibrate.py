@@ -13,7 +13,7 @@ from small_models import SAME, build, conv_constants, images, normal, relu_chain
 from onnxq.calibrate import Calibration
 from onnxq.config import Config
 from onnxq.errors import CalibrationError, OutputError
-from onnxq.execute.layer_rows import HOLD_OUT
+from onnxq.execute.hold_out import FOR_STARTS, HOLD_OUT
 from onnxq.execute.observation import Observation
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Spool
@@ -135,9 +135,9 @@ def test_rows_and_histograms_are_those_of_the_whole_network(limit: int, tmp_path
         for layer, seen in walk(model, stages, calibration):
             rows = seen.rows[layer.name]
             x, y = directly(model, data, layer)
-            if limit == LARGE:  # every position was drawn, in order, those of the eighth sample last
+            if limit == LARGE:  # every position was drawn, in order, those of every fourth sample last
                 places = draw_positions(layer, y.shape, 10**6, np.random.default_rng(0))
-                order = np.argsort(places.sample % HOLD_OUT == HOLD_OUT - 1, kind="stable")
+                order = np.argsort(places.sample % FOR_STARTS == FOR_STARTS - 1, kind="stable")
                 np.testing.assert_allclose(rows.x, input_rows(layer, x, places)[:, order], atol=2e-5)
                 np.testing.assert_allclose(rows.y, output_rows(layer, y, places)[:, order], atol=2e-5)
             made = np.matmul(rows.x_float, weight_matrix(layer, np.asarray(model.graph.tensors()[layer.weight].values)))
@@ -146,7 +146,7 @@ def test_rows_and_histograms_are_those_of_the_whole_network(limit: int, tmp_path
             np.testing.assert_array_equal(rows.x, rows.x_float)
             histogram = Histogram().update(x)
             np.testing.assert_allclose([seen.histograms[layer.input].high], [histogram.high], atol=2e-5)
-            assert seen.histograms[layer.input].counts.sum() == x.size
+            assert seen.histograms[layer.input].points()[1].sum() == x.size
         for batch in range(calibration.batches):
             exact, quantised = calibration.outputs(batch)
             np.testing.assert_array_equal(exact["y"], quantised["y"])
@@ -173,6 +173,7 @@ def test_a_quantised_input_reaches_later_layers_in_the_sequential_network_alone(
     first = find_layers(model)[0][1]
     wanted = directly(model, fake_quantize(data, grid), first)[0]
     places = draw_positions(first, (8, 8, 8, 8), 10**6, np.random.default_rng(0))
+    places = places.reordered(np.argsort(places.sample % FOR_STARTS == FOR_STARTS - 1, kind="stable"))
     np.testing.assert_allclose(seen["c1"].x, input_rows(first, wanted, places), atol=2e-5)
     np.testing.assert_allclose(
         seen["c1"].x_float, input_rows(first, directly(model, data, first)[0], places), atol=2e-5
@@ -180,15 +181,26 @@ def test_a_quantised_input_reaches_later_layers_in_the_sequential_network_alone(
     np.testing.assert_array_equal(seen["c0"].x, seen["c0"].x_float)  # before its own quantisation
 
 
-@pytest.mark.parametrize(("samples", "cut"), [(20, 4), (20, 20), (5, 2), (1, 1)])
-def test_every_eighth_sample_is_held_back_or_every_eighth_row_of_a_handful(samples: int, cut: int) -> None:
+@pytest.mark.parametrize(("samples", "cut"), [(40, 4), (40, 40), (20, 4), (5, 2), (3, 2), (1, 1)])
+def test_samples_are_held_back_whole_and_rows_where_there_is_one_sample(samples: int, cut: int) -> None:
     model, stages = prepared()
+    sample = np.repeat(np.arange(samples), 64)
+    held = {
+        40: sample % HOLD_OUT == HOLD_OUT - 1,  # for good
+        20: sample % FOR_STARTS == FOR_STARTS - 1,  # until the starts of layers are chosen
+        5: sample % FOR_STARTS == FOR_STARTS - 1,
+        3: sample == 2,
+        1: np.arange(64) % HOLD_OUT == HOLD_OUT - 1,
+    }[samples]
     with opened(model, images(samples), cut) as calibration:
         for layer, seen in walk(model, stages, calibration):
-            train = seen.rows[layer.name].train
-            index = np.arange(len(train)) if samples < HOLD_OUT else np.repeat(np.arange(samples), 64)
-            held = int((index % HOLD_OUT == HOLD_OUT - 1).sum())
-            np.testing.assert_array_equal(train, np.arange(len(train)) < len(train) - held)  # fitted ones come first
+            rows = seen.rows[layer.name]
+            np.testing.assert_array_equal(
+                rows.train, np.arange(len(held)) < len(held) - held.sum()
+            )  # fitted come first
+            np.testing.assert_array_equal(rows.units, np.concatenate([sample[~held], sample[held]]))
+            counted = seen.histograms[layer.input].size / directly(model, images(1), layer)[0].size
+            assert counted == (35 if samples == 40 else samples)  # ranges are of the fitted ones, or of all of a few
 
 
 def test_rows_fit_their_share_of_the_memory() -> None:

@@ -10,7 +10,8 @@ from small_models import build, normal, weight
 
 import onnxq
 from onnxq.execute.ort import Session
-from onnxq.solve.influence import LIMIT, influence
+from onnxq.quant.robust import FAR, LIMIT, bounded_weight
+from onnxq.solve.influence import influence
 from onnxq.solve.second_order import moments
 
 
@@ -23,6 +24,13 @@ def test_a_row_counts_in_full_up_to_the_limit_and_by_its_power_beyond() -> None:
     wanted = np.ones(9)
     wanted[5], wanted[7] = 1 / 4, 1 / 20
     np.testing.assert_allclose(influence(x, y), wanted, rtol=1e-6)
+
+
+def test_what_is_far_out_counts_for_less_the_more_power_it_has() -> None:
+    power = np.array([0, 1, LIMIT, 2 * LIMIT, FAR, 10 * FAR])
+    weights = bounded_weight(power)
+    np.testing.assert_allclose(weights, [1, 1, 1, 1 / 2, LIMIT / FAR, LIMIT / FAR / 100], rtol=1e-12)
+    assert (weights * power)[-1] < (weights * power)[1] * LIMIT  # the whole of it, not only its weight
 
 
 @given(st.integers(0, 1000), st.floats(1e-6, 1e6))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ def parts(sizes: list[int], *, ordered: bool, with_float: bool) -> list[Rows]:
         x, y = rng.normal(size=(2, size, 3)).astype(np.float32), rng.normal(size=(2, size, 4)).astype(np.float32)
         train = rng.uniform(size=size) > 1 / 6
         train = np.sort(train)[::-1] if ordered else train
-        found.append(Rows(x, x + 1 if with_float else x, y, train))
+        found.append(Rows(x, x + 1 if with_float else x, y, train, np.arange(size) // 4))
     return found
 
 
@@ -30,7 +31,8 @@ def test_joined_rows_are_those_of_all_batches_the_fitted_ones_first(ordered: boo
     wanted = {
         name: np.concatenate([getattr(p, name) for p in given], axis=1)[:, order] for name in ("x", "x_float", "y")
     }
-    found = join(given, HOLD_OUT)
+    wanted["units"] = np.concatenate([p.units for p in given])[order]
+    found = join(given)
     for name, values in wanted.items():
         np.testing.assert_array_equal(getattr(found, name), values)
     np.testing.assert_array_equal(found.train, np.arange(len(train)) < train.sum())
@@ -40,15 +42,15 @@ def test_joined_rows_are_those_of_all_batches_the_fitted_ones_first(ordered: boo
 def test_float_rows_are_kept_where_those_of_some_batches_alone_are_another_array() -> None:
     """As where a batch of the graph's inputs lies in memory, one array for both networks, and the next one on disk."""
     given = parts([40, 17], ordered=True, with_float=False)
-    given[1] = Rows(given[1].x, given[1].x.copy(), given[1].y, given[1].train)
-    found = join(given, HOLD_OUT)
+    given[1] = replace(given[1], x_float=given[1].x.copy())
+    found = join(given)
     np.testing.assert_array_equal(found.x_float, found.x)
 
 
-def test_of_fewer_samples_than_eight_every_eighth_row_is_held_back() -> None:
-    given = parts([40, 17], ordered=True, with_float=False)
+def test_every_eighth_row_is_held_back_where_no_sample_is() -> None:
+    given = [replace(p, train=np.ones(p.x.shape[1], bool)) for p in parts([40, 17], ordered=True, with_float=False)]
     x = np.concatenate([p.x for p in given], axis=1)
-    found = join(given, HOLD_OUT - 1)
+    found = join(given)
     np.testing.assert_array_equal(found.x[:, ~found.train], x[:, HOLD_OUT - 1 :: HOLD_OUT])
 
 

@@ -86,9 +86,20 @@ def test_factors_have_a_median_of_one_and_grow_with_range() -> None:
     rows = normal(0, 100, 5) * np.array([0, 1, 1, 1, 100], np.float32)
     factors = channel_factors(rows, 0.5)
     assert np.median(factors) == pytest.approx(1)
-    assert factors[4] == pytest.approx(np.sqrt(np.abs(rows[:, 4]).max() / np.median(np.abs(rows).max(axis=0))))
-    assert factors[0] > 0
+    reach = np.abs(rows).mean(axis=0) + 5 * np.abs(rows).std(axis=0)  # about the largest of some thousand rows
+    assert factors[4] == pytest.approx(np.sqrt(reach[4] / np.median(reach[1:])), rel=1e-5)
+    assert factors[0] == 1  # never seen: left alone
     np.testing.assert_array_equal(channel_factors(rows, 0.0), 1)
+
+
+def test_channels_that_were_hardly_seen_are_left_alone() -> None:
+    """A one-hot input: most channels are zero throughout, and the others are zero or one."""
+    rows = np.eye(300, dtype=np.float32)[np.random.default_rng(0).geometric(0.05, 512).clip(max=299)]
+    factors = channel_factors(rows, 1.0)
+    seen = rows.sum(axis=0)
+    np.testing.assert_array_equal(factors[seen < 8], 1)
+    assert factors.max() < 10 and factors.min() > 0.1
+    np.testing.assert_array_equal(channel_factors(np.zeros((512, 3), np.float32), 1.0), 1)
 
 
 HARD_SWISH = {

@@ -14,7 +14,7 @@ from onnxq.ir.pointwise import pointwise_behind
 from onnxq.passes.prepare import prepare
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.histogram import Histogram
-from onnxq.quant.scale_search import activation_params
+from onnxq.quant.scale_search import activation_params, points_for
 from onnxq.quant.spec import activation_spec
 
 CONSTANTS = {
@@ -113,8 +113,10 @@ def test_a_grid_for_an_activation_function_leaves_out_what_it_flattens(form: str
 
 @pytest.mark.parametrize("low", [0.0, -1.0])
 def test_a_function_that_is_flat_over_all_samples_leaves_the_range_whole(low: float) -> None:
-    histogram = Histogram().update(np.linspace(low, 2, 1000, dtype=np.float32))
-    grid = activation_params(histogram, activation_spec(8), np.zeros_like(histogram.centres))
+    histogram = Histogram().update(np.linspace(low, 2, 1000, dtype=np.float32))  # of one sample: others may go further
+    spec = activation_spec(8)
+    points, _ = histogram.points(points_for(spec))
+    grid = activation_params(histogram, spec, np.zeros_like(points))
     assert float(grid.highest) == pytest.approx(2, rel=0.01) and float(grid.lowest) == pytest.approx(low, rel=0.01)
 
 

@@ -14,7 +14,7 @@ from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
 from onnxq.solve.groundwork import lay_groundwork
 from onnxq.solve.layer import solve_layer
 from onnxq.solve.problem import LayerProblem, Status, output_error, quantised_rows
-from onnxq.solve.start import fitted_input, nearest, scored, second_order
+from onnxq.solve.start import fitted_input, is_better, nearest, scored, second_order
 
 INFINITY = float("inf")
 
@@ -47,13 +47,22 @@ def test_the_hold_out_is_what_is_not_fitted_and_everything_where_all_is() -> Non
     np.testing.assert_array_equal(problem(train=everything).held, everything)
 
 
-def test_the_output_error_is_relative_to_the_spread_behind_the_clipping() -> None:
+def test_the_output_error_is_relative_to_the_power_behind_the_clipping_of_all_rows() -> None:
     p = problem(low=0.0, high=2.0)
     held = p.y[:, p.held]
     assert output_error(p, held, p.held) == 0
     assert output_error(p, np.where(held < 0, held - 9, held), p.held) == 0  # below the clipping
-    mean = np.broadcast_to(held.clip(0, 2).mean(axis=1, keepdims=True), held.shape)
-    assert output_error(p, mean, p.held) == pytest.approx(1, rel=1e-5)
+    gone = float(np.square(held.clip(0, 2)).mean() / np.square(p.y.clip(0, 2)).mean())
+    assert output_error(p, np.zeros_like(held), p.held) == pytest.approx(gone, rel=1e-5)
+
+
+def test_the_error_of_a_single_row_is_relative_to_something() -> None:
+    """The spread of one row is nothing: an error relative to it would be beyond all bounds."""
+    one = np.arange(400) < 1
+    p = problem(train=~one)
+    assert output_error(p, p.y[:, one] * np.float32(1.01), one) < 1e-2
+    nothing = problem(y=np.zeros_like(p.y))
+    assert output_error(nothing, nothing.y[:, one], one) == 0
 
 
 def test_rows_are_quantised_as_tensors_are() -> None:
@@ -81,6 +90,22 @@ def test_nearest_is_kept_where_the_hold_out_prefers_it() -> None:
     p = problem(train=np.arange(400) < 3, weight_spec=weight_spec(8))  # three rows teach nothing
     plain = nearest(p)
     assert second_order(p, plain).loss <= plain.loss
+
+
+def test_a_gain_counts_beyond_chance_alone() -> None:
+    p = problem(units=np.arange(400) // 20)
+    plain = nearest(p)
+    better, worse = (replace(plain, bias=plain.bias + shift) for shift in np.float32([0, 1]))
+    assert is_better(p, plain, worse) and not is_better(p, worse, better) and not is_better(p, plain, plain)
+    # One row held back says nothing, however much it gains.
+    assert not is_better(problem(train=np.arange(400) != 7), plain, worse)
+
+
+def test_a_start_of_few_samples_is_fitted_to_all_of_them_once_it_is_chosen() -> None:
+    p = problem()
+    first, whole = second_order(p, nearest(p)), second_order(replace(p, refit=True), nearest(p))
+    assert whole.loss == first.loss  # the figure is that of the rows held back
+    assert not np.array_equal(whole.bias, first.bias)
 
 
 def test_the_fitted_input_grid_lowers_the_error_behind_the_weights() -> None:

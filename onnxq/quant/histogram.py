@@ -133,9 +133,8 @@ class Histogram:
             used = np.flatnonzero(held)
             values.append(centres[used])
             counts.append(np.asarray(held[used] * self._weights[size], np.float64))
-        every = np.concatenate(values)
-        order = np.argsort(every, kind="stable")
-        return every[order], np.concatenate(counts)[order]
+        points, place = np.unique(np.concatenate(values), return_inverse=True)
+        return points, np.bincount(place, np.concatenate(counts), minlength=len(points))
 
     @cached_property
     def tails(self) -> Tails:

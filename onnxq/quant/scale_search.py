@@ -160,11 +160,12 @@ def activation_params(
     total, tails = float(counts.sum()), histogram.tails
     low_end, high_end = histogram.regular
     wanted = values if response is None else response
+    passed = _passed(values, wanted)
 
     def error(params: QuantParams) -> float:
         rounded = _rounded(values, params)
         gap = (rounded if response is None else np.interp(rounded, values, response)) - wanted
-        return float(counts @ (gap * gap)) + total * tails.lost(params)
+        return float(counts @ (gap * gap)) + total * tails.lost(params, passed)
 
     one_end = histogram.low >= 0 or spec.symmetric
     if one_end:
@@ -183,6 +184,14 @@ def activation_params(
         wider = [stretched(params, r**low, r**high) for r in HEAD_ROOM]
         params = min([params, *wider], key=error)
     return params
+
+
+def _passed(values: NDArray[np.float64], wanted: NDArray[np.float64]) -> tuple[float, float]:
+    """How much of a squared error at either end of the values is left in what is made of them."""
+    if len(values) < 2:
+        return 1.0, 1.0
+    low, high = (float((wanted[i + 1] - wanted[i]) / (values[i + 1] - values[i])) for i in (0, len(values) - 2))
+    return low * low, high * high
 
 
 def points_for(spec: QuantSpec) -> int:

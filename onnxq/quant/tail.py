@@ -7,8 +7,9 @@ exponential far out (Pickands, "Statistical inference using extreme order statis
 
     rate · E[(edge + e − R)²]₊,   e ~ Exp(β),   rate = 1 / ((n + 1) · values of a sample),
 
-    = rate · 2β² exp(−(R − edge)/β)                          beyond the largest value seen, and
-    = rate · (d² + 2dβ + 2β²),  d = edge − R                  before it.
+    = rate · 2β² exp(−(R − edge)/β)   for R beyond the largest value seen.
+
+An end before that cuts off values that were seen, and is judged by them; no more is added than at the edge.
 
 A feature map of 100,000 values hardly pays for it; a row of 16 numbers seen on 32 samples does.
 """
@@ -45,10 +46,8 @@ class Tail:
         """Expected squared error of a value of new data because the grid ends there; the formula above."""
         if self.rate * self.excess == 0:
             return 0.0
-        short = self.edge - end
-        if short > 0:
-            return self.rate * (short * short + 2 * short * self.excess + 2 * self.excess**2)
-        return self.rate * 2 * self.excess**2 * math.exp(short / self.excess)
+        beyond = max(end - self.edge, 0.0)
+        return self.rate * 2 * self.excess**2 * math.exp(-beyond / self.excess)
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,14 @@ class Tails:
         """Whether anything is expected beyond the values seen."""
         return self.low.rate * self.low.excess + self.high.rate * self.high.excess > 0
 
-    def lost(self, params: QuantParams) -> float:
-        """Expected squared error of a value of new data because the grid ends where it does."""
-        return self.low.lost(-float(params.lowest)) + self.high.lost(float(params.highest))
+    def lost(self, params: QuantParams, passed: tuple[float, float] = (1.0, 1.0)) -> float:
+        """Expected squared error of a value of new data because the grid ends where it does.
+
+        Args:
+            params: the grid.
+            passed: how much of a squared error at its lower and at its upper end counts.
+        """
+        return passed[0] * self.low.lost(-float(params.lowest)) + passed[1] * self.high.lost(float(params.highest))
 
 
 NO_TAILS = Tails()

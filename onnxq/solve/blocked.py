@@ -26,6 +26,7 @@ from onnxq.solve.groundwork import fitted_moments
 from onnxq.solve.problem import LayerProblem, Status, output_error
 from onnxq.solve.rounding import make_target, rounded
 from onnxq.solve.second_order import closing_bias, damped, missing
+from onnxq.solve.significance import exceeds_chance, row_errors
 
 Array = NDArray[np.float32]
 Double = NDArray[np.float64]
@@ -61,9 +62,11 @@ def solve_blocked(layer: Layer, problem: LayerProblem, *, second_order: bool) ->
     weight = problem.weight[0]
     scale = block_scales(weight, _block(problem), spec)
     integers = quantize(weight, spread(scale, weight.shape[0]), 0, spec.qmin, spec.qmax)
-    plain = best = _scored(problem, integers, scale, problem.bias[0], Status.NEAREST)
+    best = plain = _scored(problem, integers, scale, problem.bias[0], Status.NEAREST)
     if second_order:
-        best = min([plain, *_propagated(problem, spec)], key=lambda found: found.loss)
+        best = min(_propagated(problem, spec), key=lambda found: found.loss)
+        if not exceeds_chance(problem, _row_errors(problem, plain) - _row_errors(problem, best)):
+            best = plain
     stored = stored_weight(layer, best.integers[None].astype(np.int16))
     return LayerSolution(
         layer=layer.name,
@@ -146,6 +149,11 @@ def _propagated(problem: LayerProblem, spec: QuantSpec) -> list[_Blocked]:
             bias = closing_bias(m, integers * wide)[0] if problem.fit_bias else problem.bias[0]
             found.append(_scored(problem, integers[0], scale, bias, Status.SECOND_ORDER))
     return found
+
+
+def _row_errors(problem: LayerProblem, found: _Blocked) -> Double:
+    weight = found.integers * spread(found.scale, len(found.integers))
+    return row_errors(problem, weight[None], found.bias[None], None)
 
 
 def _scored(problem: LayerProblem, integers: Array, scale: Array, bias: Array, status: Status) -> _Blocked:

@@ -136,14 +136,6 @@ def clips(problem: LayerProblem) -> bool:
     return bool(np.isfinite(problem.low) or np.isfinite(problem.high))
 
 
-def row_errors(problem: LayerProblem, solution: Solution, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Squared error of some rows behind the clipping as they count, (rows,)."""
-    x = quantised_rows(selected(problem.x, rows), solution.input)
-    predicted = np.matmul(x, solution.integers * solution.scale[:, None]) + solution.bias[:, None]
-    gap = predicted.clip(problem.low, problem.high) - selected(problem.y, rows).clip(problem.low, problem.high)
-    return np.asarray(np.einsum("grk,grk->r", gap, gap, dtype=np.float64) * problem.influence[rows])
-
-
 def weighted_power(rows: Array, counts: Array) -> float:
     """Mean square of rows (G, R, ·) that count so much each, (R,)."""
     each = np.einsum("grk,grk->r", rows, rows, dtype=np.float64) / (rows.shape[0] * rows.shape[2])

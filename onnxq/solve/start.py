@@ -20,11 +20,11 @@ from onnxq.solve.problem import (
     Status,
     output_error,
     quantised_rows,
-    row_errors,
     weighted_power,
 )
 from onnxq.solve.rounding import Rounded, Target, rescaled, rounded
 from onnxq.solve.second_order import Moments, closing_bias
+from onnxq.solve.significance import exceeds_chance, row_errors
 
 Array = NDArray[np.float32]
 GRID_ROWS, GRID_VALUES = 1024, 2**15
@@ -140,20 +140,9 @@ def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork 
 
 
 def is_better(problem: LayerProblem, solution: Solution, plain: Solution) -> bool:
-    """Whether a solution errs less on the hold-out than a plain one by more than chance would have it.
-
-    The gain has to exceed its own standard error over the samples held back; over their rows, twice, where all are of
-    one sample.
-    """
-    held = problem.held
-    gain = row_errors(problem, plain, held) - row_errors(problem, solution, held)
-    units = np.arange(len(gain)) if problem.units is None else np.unique(problem.units[held], return_inverse=True)[1]
-    alone = units.max(initial=0) == 0
-    each = gain if alone else np.bincount(units, gain)
-    if len(each) < 2:
-        return False
-    needed = 2.0 if alone else 1.0
-    return bool(each.mean() > needed * each.std(ddof=1) / np.sqrt(len(each)))
+    """Whether a solution errs less than a plain one on the rows kept back, beyond chance."""
+    before, after = (row_errors(problem, s.integers * s.scale[:, None], s.bias, s.input) for s in (plain, solution))
+    return exceeds_chance(problem, before - after)
 
 
 def _refitted(problem: LayerProblem, damping: float, rescale: bool) -> Solution:
