@@ -134,7 +134,8 @@ class Histogram:
             values.append(centres[used])
             counts.append(np.asarray(held[used] * self._weights[size], np.float64))
         points, place = np.unique(np.concatenate(values), return_inverse=True)
-        return points, np.bincount(place, np.concatenate(counts), minlength=len(points))
+        held = np.bincount(place, np.concatenate(counts), minlength=len(points))
+        return points, np.asarray(held, np.float64)
 
     @cached_property
     def tails(self) -> Tails:

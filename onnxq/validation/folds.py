@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnxq.data import Feed, samples_in
 from onnxq.execute.hold_out import FEW, HoldOut, KeepBack
 
-MOST_FOLDS, FEW_FOLDS, ENOUGH_FOR_FEW = 4, 2, 16
-"""Times that a network is made for cross-fitting: as often as there are samples up to 4; twice from 16 samples on where
-that takes long, for half of them is enough to fit."""
+MOST_FOLDS, FEW_FOLDS, ENOUGH_FOR_FEW = 3, 2, 16
+"""Times that a network is made for cross-fitting: twice where there are two samples, or from 16 on where it takes long,
+for half of them is enough to fit then; otherwise three times."""
 
 SMALL, ENOUGH_FOR_SMALL = 300_000, 128
 """A network of so many weights at most is cross-fitted up to so many samples, for it takes seconds."""

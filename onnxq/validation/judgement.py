@@ -39,21 +39,20 @@ class Judgement:
     noise: Mapping[str, Double]
     samples: NDArray[np.int64]
 
-    def first(self, count: int) -> Judgement:
-        """That of the first samples."""
-        return Judgement(
-            {name: v[:count] for name, v in self.signal.items()},
-            {name: v[:count] for name, v in self.noise.items()},
-            self.samples[:count],
-        )
+    def of(self, samples: NDArray[np.int64]) -> Judgement:
+        """That of some of the samples, in their order."""
+        place = {int(sample): i for i, sample in enumerate(self.samples)}
+        return self._at(np.array([place[int(sample)] for sample in samples], np.intp))
 
     def without(self, samples: Collection[int]) -> Judgement:
         """That of all other samples."""
-        kept = ~np.isin(self.samples, list(samples))
+        return self._at(np.flatnonzero(~np.isin(self.samples, list(samples))))
+
+    def _at(self, places: NDArray[np.intp]) -> Judgement:
         return Judgement(
-            {name: v[kept] for name, v in self.signal.items()},
-            {name: v[kept] for name, v in self.noise.items()},
-            self.samples[kept],
+            {name: v[places] for name, v in self.signal.items()},
+            {name: v[places] for name, v in self.noise.items()},
+            self.samples[places],
         )
 
     @property

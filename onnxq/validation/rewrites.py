@@ -32,6 +32,12 @@ from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
 FITTED, JUDGED = 32, 32
 """Samples at most that a plain network is made from, and that judge it."""
 
+LARGE = 2**20
+"""Weights from which on the memory of graphs that a rewrite leaves behind is worth the time to free them."""
+
+CUTS = 2
+"""Cuts of the calibration set on which plain networks are tried, at most: that of two tells them apart."""
+
 ADVANTAGE = 1.03
 """A network with fewer rewrites has to err less by this factor: they also help what comes after them."""
 
@@ -74,12 +80,16 @@ def rewritten(model: Model, config: Config, choice: Choice, feeds: Sequence[Feed
     """
     if rewrite is Rewrite.NONE:
         return model
-    ready = equalised(model, make_plan(model, config, choice), feeds, second_order=config.second_order)
-    free_old_graphs()
+    plan = make_plan(model, config, choice)
+    large = sum(p.layer.parameters for p in plan.layers) > LARGE
+    ready = equalised(model, plan, feeds, second_order=config.second_order)
+    if large:
+        free_old_graphs()
     if rewrite is Rewrite.MIGRATED:
         # A weight that layers shared has a copy of another name for each now.
         ready = migrated(ready, make_plan(ready, config, choice), feeds)
-        free_old_graphs()
+        if large:
+            free_old_graphs()
     return ready
 
 
@@ -100,7 +110,7 @@ def judge_plain(
     judged: dict[Rewrite, list[Judgement]] = {}
     nearest: dict[Ranges, list[Judgement]] = {}
     wide = _at_least_8(model, config, choice)
-    for cut in folds.cuts:
+    for cut in folds.cuts[:CUTS]:
         trial = _Trial(cut, first_samples(cut.fitted, FITTED), exact_outputs(model, first_samples(cut.judged, JUDGED)))
         last = None
         for rewrite in Rewrite if config.equalise else (Rewrite.NONE,):

@@ -122,7 +122,7 @@ def better_of(
         return replace(made, remarks=remarks)
     ranges = min(plainest.nearest, key=lambda r: ROOM[r] * plainest.nearest[r].error)
     rival = plainest.nearest[ranges]
-    ours = made.judgement.first(len(rival.samples))
+    ours = made.judgement.of(rival.samples)
     if not _loses(ours, rival, ROOM[ranges]):
         return replace(made, remarks=remarks)
     plan, network = solve_plain(model, config, choice, ranges, fitted_samples(feeds, folds))
