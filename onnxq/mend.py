@@ -12,7 +12,7 @@ Only the default target is mended: the others have their forms prescribed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import onnx
@@ -21,9 +21,11 @@ from onnxq.apart import first_apart
 from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.emit.qdq import emit, packed
-from onnxq.gate import FaultError, pass_gate
+from onnxq.execute.ort import Session
+from onnxq.gate import FaultError, Outputs, pass_gate, require_finite
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
+from onnxq.ir.save import to_outline
 from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
 from onnxq.simulation import simulated
@@ -36,7 +38,12 @@ Mended = tuple[onnx.ModelProto, tuple[LevelCheck, ...], tuple[Remark, ...]]
 
 
 def emit_through_gate(
-    model: Model, plan: Plan, network: NetworkSolution, config: Config, feeds: Sequence[Feed]
+    model: Model,
+    plan: Plan,
+    network: NetworkSolution,
+    config: Config,
+    feeds: Sequence[Feed],
+    every: Iterable[Feed] = (),
 ) -> Mended:
     """The quantised model that passes the gate, its checks, and what had to be mended for that.
 
@@ -46,23 +53,34 @@ def emit_through_gate(
         network: their solutions.
         config: the container and the target.
         feeds: a few batches to run on.
+        every: all batches, where nothing in the graph keeps its answers finite; the few otherwise.
 
     Raises:
+        NotFiniteError: it answers NaN or infinity where the float model answers numbers.
         VerificationError: the model fails at a level, or means something else there, in every form.
     """
     mending = _Mending(plan, network, config)
     expected = simulated(model, plan, network, feeds[:SIMULATED_BATCHES])
+    exact = [outputs for _, outputs in _float_outputs(model, feeds[:SIMULATED_BATCHES])]
     while True:
         proto = mending.emitted(model)
         try:
-            checks = pass_gate(proto, feeds, expected, network.sqnr_db)
+            checks = pass_gate(proto, feeds, expected, network.sqnr_db, exact)
         except FaultError as error:
             if error.room is not None:
                 raise _located(error, first_apart(model, plan, network, proto, feeds[0], error.room)) from None
             if config.rules.outputs != "kernels" or error.difference is None or not mending.remedy(error.difference):
                 raise
         else:
+            require_finite(proto, _float_outputs(model, every or feeds))
             return proto, checks, tuple(mending.told)
+
+
+def _float_outputs(model: Model, feeds: Iterable[Feed]) -> Iterator[tuple[Feed, Outputs]]:
+    """Each feed with what the float model makes of it."""
+    session = Session(to_outline(model), "the float model")
+    for feed in feeds:
+        yield feed, session.run(feed)
 
 
 def _located(error: FaultError, found: tuple[str, float] | None) -> FaultError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibrate import Calibration
 from onnxq.checkpoint import Checkpoint
+from onnxq.closeness import closeness
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Quantised
@@ -98,11 +98,14 @@ def solve_network(
             walk.solve(stage, calibration, tell)
             if stage in last:
                 walk.reconstruct(last[stage], calibration)
+        ends = (calibration.outputs(batch) for batch in range(calibration.batches if sequential else 0))
+        sqnr_db, remarks = closeness(ends)
         return NetworkSolution(
             layers=walk.solutions,
             outputs=walk.outputs,
             samples=calibration.samples,
-            sqnr_db=_sqnr(model, calibration, sequential),
+            sqnr_db=sqnr_db,
+            remarks=remarks,
             tables=walk.tables,
         )
 
@@ -234,18 +237,3 @@ def _solve_tables(model: Model, plan: Plan) -> dict[str, TableSolution]:
         if key not in known:
             known[key] = solve_table(table.name, model.constant(table.weight), planned.bits, blocked=bool(table.rank))
     return {p.table.name: known[p.table.weight, p.bits] for p in plan.tables}
-
-
-def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str, float | None]:
-    """10·log₁₀(Σ float² / Σ (float − quantised)²) of each floating-point output; None where they are equal."""
-    if not sequential:
-        return {}
-    signal = dict.fromkeys((t.name for t in model.outputs), 0.0)
-    noise = dict(signal)
-    for batch in range(calibration.batches):
-        exact, quantised = calibration.outputs(batch)
-        for name, values in exact.items():
-            if np.issubdtype(values.dtype, np.floating):
-                signal[name] += float(np.square(values.astype(np.float64)).sum())
-                noise[name] += float(np.square(values.astype(np.float64) - quantised[name].astype(np.float64)).sum())
-    return {n: 10 * math.log10(signal[n] / noise[n]) if noise[n] and signal[n] else None for n in signal}

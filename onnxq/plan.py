@@ -14,6 +14,7 @@ from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.paths import edge_layers
 from onnxq.ir.product import Product, find_products
+from onnxq.ir.singular import find_singularities
 from onnxq.ir.table import Table, find_tables
 from onnxq.places import Quantiser as Quantiser
 from onnxq.places import find_places
@@ -126,8 +127,11 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         p for p in find_products(model) if config.quantises_products(choice.get(p.name, usual).activations)
     )
     outputs = find_places(model, planned, products, config)
+    exact = find_singularities(model).exact
     names = {p.name for p in products}
     remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
+    remarks += tuple(Remark(q.tensor, exact[q.tensor]) for q in outputs if q.tensor in exact)
+    outputs = tuple(q for q in outputs if q.tensor not in exact)
     known = tuple(r for r in raised if choice[r.node] != FLOAT)
     stored = tuple(TablePlan(t, table_bits(t, choice.get(t.name, usual), config)) for t in tables)
     stored = tuple(p for p in stored if p.bits != FLOAT_BITS)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
 from onnxq.data import Data, count_samples, read_feeds
 from onnxq.equalisation import RANGE_SAMPLES, equalised
+from onnxq.errors import NotFiniteError, UnsupportedError
 from onnxq.execute.memory import free_old_graphs
 from onnxq.fine_tuning import affordable, tuned
 from onnxq.ir.excluded import exclude
@@ -25,6 +26,7 @@ from onnxq.ir.front_end import spectrogram
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import identity, save
+from onnxq.ir.singular import find_singularities
 from onnxq.ir.size import model_bytes
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
@@ -88,27 +90,47 @@ class Task:
 
 def run(task: Task) -> Run:
     """One way through; samples that are wanted again are kept as long as it takes."""
-    with Again(task.config.memory_limit // 8) if task.config.tunes else nullcontext() as again:
-        return _way_through(task, again)
+    with Again(task.config.memory_limit // 8) as again:
+        try:
+            return _way_through(task, again, {})
+        except NotFiniteError as error:
+            if not len(again):  # nothing in the graph is made infinite by rounding
+                raise
+            singular = find_singularities(prepared_model(task.model, task.config, opset_of(task.config, task.choice)))
+            told = (
+                f"left in float: with its weights rounded, {error.what} is NaN or infinite where it is finite in float"
+            )
+            if not singular.layers:
+                raise
+            try:
+                return _way_through(task, again, dict.fromkeys(singular.layers, told))
+            except UnsupportedError:  # no layer is left
+                raise error from None
 
 
-def _way_through(task: Task, again: Again | None) -> Run:
+def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
+    """One attempt.
+
+    Args:
+        task: what is asked for.
+        again: keeps the samples for further readings; those it holds already are read from it.
+        in_float: layers to leave in float, and why.
+    """
     config, choice, progress = task.config, task.choice, task.progress
     clock = Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = prepared_model(task.model, config, opset_of(config, choice))
+        prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
+        choice = choice and {name: bits for name, bits in choice.items() if name not in in_float}
         plan = make_plan(prepared, config, choice)
+        exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
     batch = batch_size(prepared.inputs)
+    read = again if in_float else read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
     feeds = Stream(
-        counted(
-            read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch),
-            task.calibration,
-            config,
-            progress,
-        ),
-        again,
+        counted(iter(read), task.calibration, config, progress),
+        again if config.tunes or exposed else None,
+        kept=bool(in_float),
     )
     gate = feeds.first(GATE_SAMPLES)
     config, told = affordable(config, prepared, plan, gate[0])
@@ -135,7 +157,9 @@ def _way_through(task: Task, again: Again | None) -> Run:
         progress(Progress("verify", 0, None))
         layers = without_ties(prepared, [p.layer for p in plan.layers], network.layers, network.outputs)
         network = dataclasses.replace(network, layers=layers)
-        proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
+        proto, checks, mended = emit_through_gate(
+            prepared, plan, network, config, gate, feeds.every() if exposed else ()
+        )
         network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
     report = run_report(plan, config, network, proto, checks, size, clock.seconds, stages)
     return Run(Result(model=proto, report=report), prepared, network)

@@ -83,16 +83,17 @@ class Stream:
     Args:
         feeds: batches of samples.
         again: where to keep every feed for further readings; None to keep only those looked at.
+        kept: the feeds are those kept there already.
     """
 
-    def __init__(self, feeds: Iterator[Feed], again: Again | None) -> None:
-        self._feeds, self._again = feeds, again
+    def __init__(self, feeds: Iterator[Feed], again: Again | None, *, kept: bool = False) -> None:
+        self._feeds, self._again, self._full = feeds, again, kept
         self._kept: list[Feed] = []
 
     def __iter__(self) -> Iterator[Feed]:
         """Every feed from the first."""
         for feed in chain(self._kept, self._feeds):
-            if self._again is not None:
+            if self._again is not None and not self._full:
                 self._again.append(feed)
             yield feed
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.errors import CalibrationError
+from onnxq.errors import CalibrationError, NotFiniteError
 from onnxq.execute.layer_rows import Rows, join, may_be_fitted, rows_wanted
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, real_positions, real_values
@@ -78,9 +78,13 @@ class Gathering:
 
         Raises:
             CalibrationError: a layer reads or makes NaN or infinity in the float network.
+            NotFiniteError: a layer reads NaN or infinity in the quantised network alone.
         """
         layers = self._stage.layers
         _require_finite({n: exact[n] for n in self._read} | {layer.output: made[layer.output] for layer in layers})
+        for name in self._read:
+            if seen[name] is not exact[name] and not np.isfinite(seen[name].astype(np.float32, copy=False)).all():
+                raise NotFiniteError(f"tensor {name!r}")
         if batch >= len(self._sampling.starts):
             return
         for name, histogram in self._histograms.items():

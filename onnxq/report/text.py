@@ -113,6 +113,10 @@ def show_verification(console: Console, report: VerificationReport, *, title: st
     console.print(_facts(facts))
     if report.outputs:
         console.print(_outputs(report.outputs))
+    for output in report.outputs:
+        if output.broken:
+            told = f"NaN or infinite in {output.broken:,} values that the float model has"
+            console.print(f"Output {printable(output.name)} is {told}", style="bold red")
 
 
 def show_comparison(console: Console, judged: Mapping[str, VerificationReport], *, title: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.verify.finite import Finiteness
 from onnxq.verify.report import OutputFidelity
 
 
@@ -24,6 +25,7 @@ class OutputMeter:
         self._classification = classification
         self._signal = self._power = self._noise = self._dot = 0.0
         self._values = self._equal = self._not_finite = 0
+        self._finiteness = Finiteness()
         self._divergence = 0.0
         self._rows = self._agreeing = 0
         self._labelled = self._hits_fp32 = self._hits_quantized = 0
@@ -36,6 +38,7 @@ class OutputMeter:
             quantized: the quantised model's, same shape.
             labels: of the batch's samples, first axis samples; only used where there is one a row.
         """
+        self._finiteness = self._finiteness.plus(fp32, quantized)
         self._add_values(fp32.astype(np.float64).ravel(), quantized.astype(np.float64).ravel())
         scores = class_scores(fp32) if self._classification else None
         if scores is not None:
@@ -50,6 +53,7 @@ class OutputMeter:
             cosine=_cosine(self._dot, self._signal, self._power) if judged else None,
             equal=_percent(self._equal, self._values),
             not_finite=self._not_finite,
+            broken=self._finiteness.broken if self._finiteness.fault else 0,
             kl=self._divergence / self._rows if judged and self._rows else None,
             top1_agreement=_percent(self._agreeing, self._rows),
             top1_fp32=_percent(self._hits_fp32, self._labelled),

@@ -158,6 +158,7 @@ def _largest(values: NDArray[Any], *, minus: NDArray[Any] | None = None) -> floa
     """Largest finite magnitude of the values or of a difference; 0 where there is none."""
     a = values.astype(np.float64)
     if minus is not None:
-        a = np.where(values == minus, 0.0, a - minus.astype(np.float64))
+        b = minus.astype(np.float64)
+        a = np.subtract(a, b, out=np.zeros_like(a), where=np.isfinite(a) & np.isfinite(b))
     a = a[np.isfinite(a)]
     return float(np.abs(a).max()) if a.size else 0.0

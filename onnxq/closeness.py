@@ -1,0 +1,104 @@
+"""How close the outputs of the simulated quantised network are to the float network's, whatever they are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxq.errors import NotFiniteError
+from onnxq.ir.model import Remark
+from onnxq.verify import Finiteness, is_numeric
+
+
+@dataclass
+class _Output:
+    """Sums over the batches taken in.
+
+    Attributes:
+        signal, noise: squares of the float values and of the errors, over values finite in both networks.
+        values, equal: numbers, and those that are the same.
+        whole: they are integers or truth values.
+        uneven: batches whose shapes differ between the networks.
+        told: batches that hold no tensor of numbers.
+        finiteness: NaN and infinities.
+    """
+
+    signal: float = 0.0
+    noise: float = 0.0
+    values: int = 0
+    equal: int = 0
+    whole: bool = False
+    uneven: int = 0
+    told: int = 0
+    finiteness: Finiteness = field(default_factory=Finiteness)
+
+    def add(self, exact: Any, found: Any) -> None:
+        """Take in one batch of both networks."""
+        if not is_numeric(exact) or not is_numeric(found):
+            self.told += 1
+            return
+        if exact.shape != found.shape:
+            self.uneven += 1
+            return
+        self.whole |= not np.issubdtype(exact.dtype, np.floating)
+        self.finiteness = self.finiteness.plus(exact, found)
+        self.values += exact.size
+        self.equal += int(np.count_nonzero((exact == found) | ((exact != exact) & (found != found))))
+        a, b = exact.astype(np.float64), found.astype(np.float64)
+        finite = np.isfinite(a) & np.isfinite(b)
+        self.signal += float(np.square(a[finite]).sum())
+        self.noise += float(np.square(a[finite] - b[finite]).sum())
+
+    @property
+    def decibels(self) -> float | None:
+        """Signal over noise; None where there is no noise or no signal."""
+        return 10 * math.log10(self.signal / self.noise) if self.noise and self.signal else None
+
+
+def closeness(
+    batches: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> tuple[dict[str, float | None], tuple[Remark, ...]]:
+    """Signal to noise of every output that has one, and what is to be said of the others.
+
+    Args:
+        batches: the outputs of the float and of the quantised network, by name.
+
+    Returns:
+        10·log₁₀(Σ float² / Σ (float − quantised)²) over values that are finite in both; None where they are equal.
+        Outputs that are no floats, or cannot be compared, have an entry only where they are equal.
+
+    Raises:
+        NotFiniteError: an output is NaN or infinite where the float network's is not.
+    """
+    outputs: dict[str, _Output] = {}
+    for exact, found in batches:
+        for name, values in exact.items():
+            outputs.setdefault(name, _Output()).add(values, found[name])
+    broken = next((name for name, output in outputs.items() if output.finiteness.fault), None)
+    if broken is not None:
+        raise NotFiniteError(f"output {broken!r}")
+    sqnr = {name: o.decibels for name, o in outputs.items() if not (o.told or o.uneven or (o.whole and o.noise))}
+    return sqnr, tuple(Remark("network", text) for name, output in outputs.items() for text in _told(name, output))
+
+
+def _told(name: str, output: _Output) -> Iterator[str]:
+    if output.told:
+        yield f"output {name} is no tensor of numbers in every sample: what it holds is not compared"
+    if output.uneven:
+        yield (
+            f"output {name} has another shape than in float in {output.uneven} batches, for its length depends on "
+            "values: these are not compared"
+        )
+    if output.whole and output.equal < output.values:
+        share = 100 * output.equal / output.values
+        yield f"output {name} holds integers, {share:.1f}% of which are those of the float model on these samples"
+    if output.finiteness.usual:
+        yield (
+            f"output {name} is NaN or infinite in {output.finiteness.usual:,} values of the float model, and in "
+            f"{output.finiteness.broken:,} others of the quantised model: its signal to noise is that of the values "
+            "that are finite in both"
+        )
