@@ -24,6 +24,7 @@ from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask
+from onnxq.ir.chosen import chosen_in
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
 from onnxq.quant.moments import ChannelMoments, channel_moments
@@ -86,6 +87,7 @@ class Calibration:
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
+                chosen=chosen_in(model) if sequential else frozenset(),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files
@@ -194,6 +196,8 @@ class Calibration:
         for batch, made in enumerate(one_ahead(run, self.batches)):
             for layer in stage.layers:
                 y = made[layer.output]
+                if y.size == 0:
+                    continue
                 found[layer.name] = channel_moments(y, layer.output_axis, found.get(layer.name))
             _tidy(batch)
             progress(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,14 @@ class _Output:
     Attributes:
         signal, noise: squares of the float values and of the errors, over values finite in both networks.
         values, equal: numbers, and those that are the same.
+        chosen: which rows there are depends on values.
         whole: they are integers or truth values.
         uneven: batches whose shapes differ between the networks.
         told: batches that hold no tensor of numbers.
         finiteness: NaN and infinities.
     """
 
+    chosen: bool = False
     signal: float = 0.0
     noise: float = 0.0
     values: int = 0
@@ -41,11 +43,11 @@ class _Output:
         if not is_numeric(exact) or not is_numeric(found):
             self.told += 1
             return
-        if exact.shape != found.shape:
-            self.uneven += 1
+        self.finiteness = self.finiteness.plus(exact, found)
+        if self.chosen or exact.shape != found.shape:
+            self.uneven += exact.shape != found.shape
             return
         self.whole |= not np.issubdtype(exact.dtype, np.floating)
-        self.finiteness = self.finiteness.plus(exact, found)
         self.values += exact.size
         self.equal += int(np.count_nonzero((exact == found) | ((exact != exact) & (found != found))))
         a, b = exact.astype(np.float64), found.astype(np.float64)
@@ -60,16 +62,17 @@ class _Output:
 
 
 def closeness(
-    batches: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    batches: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], chosen: Collection[str] = ()
 ) -> tuple[dict[str, float | None], tuple[Remark, ...]]:
     """Signal to noise of every output that has one, and what is to be said of the others.
 
     Args:
         batches: the outputs of the float and of the quantised network, by name.
+        chosen: tensors of which the two may hold different rows.
 
     Returns:
-        10·log₁₀(Σ float² / Σ (float − quantised)²) over values that are finite in both; None where they are equal.
-        Outputs that are no floats, or cannot be compared, have an entry only where they are equal.
+        10·log₁₀(Σ float² / Σ (float − quantised)²) over values that are finite in both; None where they are equal,
+        and of outputs that are no floats or cannot be compared, of which there is a remark.
 
     Raises:
         NotFiniteError: an output is NaN or infinite where the float network's is not.
@@ -77,28 +80,28 @@ def closeness(
     outputs: dict[str, _Output] = {}
     for exact, found in batches:
         for name, values in exact.items():
-            outputs.setdefault(name, _Output()).add(values, found[name])
+            outputs.setdefault(name, _Output(chosen=name in chosen)).add(values, found[name])
     broken = next((name for name, output in outputs.items() if output.finiteness.fault), None)
     if broken is not None:
         raise NotFiniteError(f"output {broken!r}")
-    sqnr = {name: o.decibels for name, o in outputs.items() if not (o.told or o.uneven or (o.whole and o.noise))}
+    sqnr = {name: None if o.told or o.chosen or o.uneven or o.whole else o.decibels for name, o in outputs.items()}
     return sqnr, tuple(Remark("network", text) for name, output in outputs.items() for text in _told(name, output))
 
 
 def _told(name: str, output: _Output) -> Iterator[str]:
     if output.told:
         yield f"output {name} is no tensor of numbers in every sample: what it holds is not compared"
-    if output.uneven:
+    if output.chosen or output.uneven:
         yield (
-            f"output {name} has another shape than in float in {output.uneven} batches, for its length depends on "
-            "values: these are not compared"
+            f"output {name} is not compared: its length or choice of rows depends on values"
+            + (f" (it differs in shape in {output.uneven} batches)" if output.uneven else "")
         )
     if output.whole and output.equal < output.values:
         share = 100 * output.equal / output.values
         yield f"output {name} holds integers, {share:.1f}% of which are those of the float model on these samples"
     if output.finiteness.usual:
         yield (
-            f"output {name} is NaN or infinite in {output.finiteness.usual:,} values of the float model, and in "
+            f"output {name} is not finite in {output.finiteness.usual:,} values of the float model, and in "
             f"{output.finiteness.broken:,} others of the quantised model: its signal to noise is that of the values "
             "that are finite in both"
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.inspection import pass_work
+from onnxq.ir.chosen import chosen_in
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import to_proto
 from onnxq.ir.tensor import has_fixed_batch
@@ -28,6 +29,10 @@ def affordable(config: Config, model: Model, plan: Plan, feed: Feed) -> tuple[Co
     """
     if not config.tunes:
         return config, ()
+    if chosen_in(model) & {t.name for t in model.outputs}:
+        return replace(config, tune=False), (
+            Remark("network", "not tuned as a whole: the length or choice of rows of an output depends on values"),
+        )
     macs, values = pass_work(model, [p.layer for p in plan.layers], feed)
     if config.tuning.affords(macs, values):
         return config, ()

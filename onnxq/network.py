@@ -18,6 +18,7 @@ from onnxq.execute.chain import Quantised
 from onnxq.execute.observation import Observation
 from onnxq.execute.response import output_grid
 from onnxq.ir.block import Block, find_blocks
+from onnxq.ir.chosen import chosen_in
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
@@ -80,7 +81,9 @@ def solve_network(
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
+        chosen = chosen_in(model)
         blocks = find_blocks(model, stages) if config.reconstructs else ()
+        blocks = tuple(b for b in blocks if not chosen & {layer.input for layer in b.layers})
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
         runs = sum(bool(stage.nodes) for stage in stages) * (1 + sequential * (1 + config.para_normalise))
         total = runs * calibration.batches + len(plan.layers)
@@ -99,7 +102,7 @@ def solve_network(
             if stage in last:
                 walk.reconstruct(last[stage], calibration)
         ends = (calibration.outputs(batch) for batch in range(calibration.batches if sequential else 0))
-        sqnr_db, remarks = closeness(ends)
+        sqnr_db, remarks = closeness(ends, chosen)
         return NetworkSolution(
             layers=walk.solutions,
             outputs=walk.outputs,
@@ -141,8 +144,9 @@ class _Walk:
         if seen.moments:
             found = calibration.moments(stage, inputs, self._constants(stage), tell)
             for layer in stage.layers:
-                solution, wanted = self.solutions[layer.name], seen.moments[layer.name]
-                self.solutions[layer.name] = para_normalised(layer, solution, wanted, found[layer.name])
+                solution, wanted = self.solutions[layer.name], seen.moments.get(layer.name)
+                if wanted is not None and layer.name in found:  # otherwise it saw nothing
+                    self.solutions[layer.name] = para_normalised(layer, solution, wanted, found[layer.name])
         calibration.advance(stage, inputs, self._constants(stage), {t: self.outputs[t] for t in own}, tell)
         for place in self._plan.outputs:  # grids that were waiting for the layer they follow
             known = self._grids.get((place.like or "", place.bits))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.fitting import fit_bits, require_opset, require_taken
+from onnxq.ir.chosen import chosen_in
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
@@ -172,3 +173,9 @@ def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str], ot
         raise ConfigError(
             "the allocation leaves every layer in float, so there is nothing to quantise; lower a budget."
         )
+
+
+def without_chosen(model: Model, plan: Plan) -> Plan:
+    """The plan without layers whose rows depend on values: some samples may have none of them."""
+    chosen = chosen_in(model)
+    return replace(plan, layers=tuple(p for p in plan.layers if p.layer.input not in chosen)) if chosen else plan

@@ -17,6 +17,7 @@ from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
 from onnxq.data import Data, count_samples, read_feeds
+from onnxq.emptiness import without_empty
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.errors import NotFiniteError, UnsupportedError
 from onnxq.execute.memory import free_old_graphs
@@ -32,7 +33,7 @@ from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
-from onnxq.plan import make_plan
+from onnxq.plan import make_plan, without_chosen
 from onnxq.progress import Listener, Progress
 from onnxq.report.run import RunReport
 from onnxq.report.stage import solved_stage
@@ -121,8 +122,6 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
     with clock.stage("load"):
         progress(Progress("load", 0, None))
         prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
-        choice = choice and {name: bits for name, bits in choice.items() if name not in in_float}
-        plan = make_plan(prepared, config, choice)
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
     batch = batch_size(prepared.inputs)
@@ -133,14 +132,19 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
         kept=bool(in_float),
     )
     gate = feeds.first(GATE_SAMPLES)
+    asked, prepared = prepared, without_empty(prepared, gate)
+    found = in_float.keys() | (prepared.in_float.keys() - asked.in_float.keys())
+    choice = choice and {name: bits for name, bits in choice.items() if name not in found}
+    plan = make_plan(prepared, config, choice)
     config, told = affordable(config, prepared, plan, gate[0])
     with clock.stage("equalise"):
         if config.equalise:
-            prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES), second_order=config.second_order)
+            settled = without_chosen(prepared, plan)
+            prepared = equalised(prepared, settled, feeds.first(RANGE_SAMPLES), second_order=config.second_order)
             free_old_graphs()
             # A weight that layers shared has a copy of another name for each.
             plan = make_plan(prepared, config, choice)
-            prepared = migrated(prepared, plan, feeds.first(RANGE_SAMPLES))
+            prepared = migrated(prepared, without_chosen(prepared, plan), feeds.first(RANGE_SAMPLES))
             free_old_graphs()
             plan = make_plan(prepared, config, choice)
     with clock.stage("solve"):

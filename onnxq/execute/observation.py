@@ -40,6 +40,7 @@ class Sampling:
         starts: index of each batch's first sample; batches behind these are not observed.
         samples: in these batches.
         masks: real tokens of each batch.
+        chosen: tensors of which the two networks may hold different rows.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class Sampling:
     starts: Sequence[int]
     samples: int
     masks: Sequence[Mask | None]
+    chosen: frozenset[str] = frozenset()
 
 
 class Gathering:
@@ -92,11 +94,12 @@ class Gathering:
             self._histograms[name] = histogram.update(real_values(values, self._sampling.masks[batch]))
         for index, layer in enumerate(layers):
             x, y = exact[layer.input], made[layer.output]
-            if self._sampling.moments:
+            if self._sampling.moments and y.size:
                 known = self._moments.get(layer.name)
                 self._moments[layer.name] = channel_moments(y, layer.output_axis, known)
             rng = np.random.default_rng([self._sampling.seed, self._stage.depth, index, batch])
-            self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input], x, y))
+            alike = layer.input not in self._sampling.chosen and seen[layer.input].shape == x.shape
+            self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input] if alike else x, x, y))
 
     def finished(self) -> Observation:
         """The observation, once every batch has been taken in; the gathering is empty then."""

@@ -114,6 +114,8 @@ def show_verification(console: Console, report: VerificationReport, *, title: st
     if report.outputs:
         console.print(_outputs(report.outputs))
     for output in report.outputs:
+        if output.left_out:
+            console.print(f"Output {printable(output.name)} is not compared: {output.left_out}")
         if output.broken:
             told = f"NaN or infinite in {output.broken:,} values that the float model has"
             console.print(f"Output {printable(output.name)} is {told}", style="bold red")
@@ -161,12 +163,18 @@ def _sqnr(output: OutputFidelity) -> str:
     return NONE if output.sqnr_db is None else f"{output.sqnr_db:.1f} dB"
 
 
+def _figure(name: str, value: float | None, notes: Iterable[Remark]) -> str:
+    """Signal to noise of an output; what has none is exact, or there is a note about it."""
+    if value is not None:
+        return f"{value:.1f} dB"
+    return "as noted" if any(note.reason.startswith(f"output {name} ") for note in notes) else "exact"
+
+
 def _run_facts(report: RunReport) -> dict[str, str]:
     counts = Counter((layer.weight_bits, layer.activation_bits) for layer in report.layers)
     asked = ", ".join(f"{n} at {bits(*pair)}" for pair, n in counts.most_common())
     quality = ", ".join(
-        f"{printable(name)} {'exact' if value is None else f'{value:.1f} dB'}"
-        for name, value in report.simulated_sqnr_db.items()
+        f"{printable(name)} {_figure(name, value, report.notes)}" for name, value in report.simulated_sqnr_db.items()
     )
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
     did = {f"Loss, {s.stage}": printable(f"{s.change} ({s.judged_by}): {s.did}") for s in report.stages}

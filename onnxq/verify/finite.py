@@ -30,12 +30,12 @@ class Finiteness:
         return self.broken > self.usual
 
     def plus(self, expected: Any, found: Any) -> Finiteness:
-        """With one more pair of answers; what is no float array, or of another shape, says nothing."""
+        """With one more pair of answers; what is no float array says nothing."""
         comparable = all(is_numeric(a) and np.issubdtype(a.dtype, np.floating) for a in (expected, found))
-        if not comparable or expected.shape != found.shape:
+        if not comparable:
             return self
-        finite = np.isfinite(expected)
-        broken = int(np.count_nonzero(finite & ~np.isfinite(found)))
+        finite, missing = np.isfinite(expected), ~np.isfinite(found)
+        broken = int(np.count_nonzero(finite & missing if finite.shape == missing.shape else missing))
         return Finiteness(self.broken + broken, self.usual + int(np.count_nonzero(~finite)))
 
 

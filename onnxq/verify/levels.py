@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.verify.fidelity import class_scores
+from onnxq.verify.finite import is_numeric
 from onnxq.verify.report import LevelCheck
 from onnxq.verify.session import LEVELS, reason
 from onnxq.verify.source import Feed, ModelLike, ModelSource
@@ -59,7 +60,11 @@ def deviation_from(
     source = ModelSource.open(quantized, "quantised")
     found = _answers(source, LEVELS[0], [source.fit(feed) for feed in feeds])
     return max(
-        (deviation([e[name] for e in expected], [f[i] for f in found]) for i, name in enumerate(source.outputs)),
+        (
+            deviation([e[name] for e in expected], [f[i] for f in found])
+            for i, name in enumerate(source.outputs)
+            if name not in source.chosen
+        ),
         default=0.0,
     )
 
@@ -95,6 +100,10 @@ def _compare(
     largest = relative = relative_rms = 0.0
     rows = agreeing = 0
     for index, name in enumerate(source.outputs):
+        if name in source.chosen or not all(
+            is_numeric(a) for answers in (reference, outputs) for a in _of(answers, index)
+        ):
+            continue
         difference = magnitude = 0.0
         for expected, found in zip(
             (batch[index] for batch in reference), (batch[index] for batch in outputs), strict=True
@@ -124,16 +133,31 @@ def _compare(
     )
 
 
+def _of(answers: list[_Outputs], index: int) -> list[Any]:
+    """One output in all batches."""
+    return [batch[index] for batch in answers]
+
+
 def deviation(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
     """Root mean square of the difference over that of what was expected, over finite values of all batches.
 
-    0 where nothing differs, and where both sides are no more than a residue of rounding, whose size says nothing:
-    what is 0 by construction is that or 1e-11, as the kernel adds up. Infinite where something else differs and
-    all that was expected is 0.
+    Of integers it is the share that differs, and what is no tensor of numbers is not judged. 0 where nothing differs,
+    and where both sides are no more than a residue of rounding, whose size says nothing: what is 0 by construction is
+    that or 1e-11, as the kernel adds up. Infinite where something else differs and all that was expected is 0, and
+    where shapes differ.
     """
     signal = noise = 0.0
     count = 0
     for a, b in zip(expected, found, strict=True):
+        if not (is_numeric(a) and is_numeric(b)):
+            continue
+        if a.shape != b.shape:
+            return math.inf
+        if a.dtype.kind != "f":
+            noise += float(np.count_nonzero(a != b)) ** 2 / max(a.size, 1)
+            signal += a.size
+            count += a.size
+            continue
         exact, other = a.astype(np.float64), b.astype(np.float64)
         finite = np.isfinite(exact) & np.isfinite(other)
         signal += float(np.square(exact[finite]).sum())

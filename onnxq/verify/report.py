@@ -26,6 +26,7 @@ class OutputFidelity:
             there is one, ``sqnr_db``, ``cosine`` and ``kl`` are None: no figure hides it.
         broken: values that are NaN or infinite in the quantised model alone, where these are more than the float
             model has itself; otherwise 0.
+        left_out: why the output is not compared, in which case it has no figures; None where it is.
         kl: mean Kullback-Leibler divergence of softmax(quantised) from softmax(float) over the last
             axis, nats; None unless the output is judged as a classification.
         top1_agreement: percent of rows whose largest value stands at the same place; None as for ``kl``.
@@ -43,6 +44,7 @@ class OutputFidelity:
     top1_fp32: float | None = None
     top1_quantized: float | None = None
     broken: int = 0
+    left_out: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, finite numbers or null; an infinite ``sqnr_db`` becomes null beside ``equal`` 100."""
@@ -56,6 +58,7 @@ class OutputFidelity:
             "equal": _number(self.equal),
             "not_finite": self.not_finite,
             "broken": self.broken,
+            "left_out": self.left_out,
         }
 
 
