@@ -26,6 +26,7 @@ from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask
 from onnxq.ir.chosen import chosen_in
 from onnxq.ir.model import Model
+from onnxq.ir.part import kind_of
 from onnxq.ir.stage import Stage, stage_model
 from onnxq.quant.moments import ChannelMoments, channel_moments
 from onnxq.quant.spec import QuantParams
@@ -286,7 +287,7 @@ class Calibration:
         constants: Mapping[tuple[str, str], Array] = NOTHING,
         quantisers: Mapping[str, QuantParams] = NOTHING,
     ) -> Session:
-        types = {name: array.dtype for name, array in feed.items()}
+        types = {name: kind_of(value) for name, value in feed.items()}
         part = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
         return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
 

@@ -193,7 +193,8 @@ def _shapes(model: Model, samples: int, feed: Feed = NO_FEED) -> dict[str, Shape
             if not dim.HasField("dim_value"):
                 dim.dim_value = size
     for value in proto.graph.output:  # what is stated there may name the axis that was just set
-        value.type.tensor_type.ClearField("shape")
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     for tensor in proto.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) > LARGEST_OPERAND:
             tensor.ClearField("raw_data")  # a weight: only its shape matters, and a message holds 2 GiB at most

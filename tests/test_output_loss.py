@@ -78,9 +78,18 @@ def test_rows_that_depend_on_values_are_compared_as_a_distribution() -> None:
     assert loss.of(0, {"y": exact[:0]})[0] == 1.0
 
 
+def test_parts_of_a_sequence_and_values_of_maps_count_side_by_side() -> None:
+    parts, wrong = RNG.normal(size=(3, 4, 2)), RNG.normal(size=(3, 4, 2))
+    loss = OutputLoss([{"s": list(parts)}], "mse", samples=[4]).of(0, {"s": list(wrong)})
+    np.testing.assert_allclose(loss, np.square(parts - wrong).mean(axis=(0, 2)) / parts.var(), rtol=1e-12)
+    maps, others = ([{0: a, 1: b} for a, b in p[0]] for p in (parts, wrong))
+    by_map = OutputLoss([{"z": maps}], samples=[4]).of(0, {"z": others})
+    np.testing.assert_allclose(by_map, OutputLoss([{"z": parts[0]}]).of(0, {"z": wrong[0]}))
+
+
 def test_a_model_without_numbers_among_its_outputs_is_refused() -> None:
     with pytest.raises(ModelError, match="no output of the model holds numbers"):
-        OutputLoss([{"label": np.array(["a"], object), "maps": [{0: 0.5}]}])
+        OutputLoss([{"label": np.array(["a"], object), "texts": [np.array(["a"], object)]}])
 
 
 LAYERS = {"w0": normal(1, 16, 64) / 4, "b0": 0.1 * normal(2, 64), "w1": normal(3, 64, 32) / 8}

@@ -37,9 +37,9 @@ class OutputLoss:
     and scores below 1 may stand in one tensor. Losses of several outputs are added.
 
     Integers count, where nothing else is put out, by the share that differs. An output whose rows depend on values is
-    compared as a distribution: by the quantiles of its values, and by how many there are. Entries that are not finite
-    in both networks are left out; those that are finite in one alone count as wrong by the output's deviation. Of an
-    output that has no axis of samples the loss of a batch is that of each of its samples.
+    compared as a distribution: by the quantiles of its values, and by how many there are. Text is left out, and so are
+    entries that are finite in neither network; those that are finite in one alone count as wrong by the output's
+    deviation. Of an output that has no axis of samples the loss of a batch is that of each of its samples.
 
     Args:
         exact: the float network's outputs, batch by batch.
@@ -59,14 +59,16 @@ class OutputLoss:
         chosen: Collection[str] = (),
         samples: Sequence[int] | None = None,
     ) -> None:
-        numbers = [n for n in exact[0] if all(is_numeric(outputs[n]) for outputs in exact)]
-        self._names = [n for n in numbers if exact[0][n].dtype.kind == "f"] or numbers
+        held = {n: [_numbers(outputs[n]) for outputs in exact] for n in exact[0]}
+        known = {n: [v for v in values if v is not None] for n, values in held.items()}
+        kinds = {n: values[0].dtype.kind for n, values in known.items() if len(values) == len(exact)}
+        self._names = [n for n, kind in kinds.items() if kind == "f"] or list(kinds)
         if not self._names:
             raise ModelError("no output of the model holds numbers, so no loss can be measured to choose bits by.")
         self._chosen = set(chosen)
         self._exact = [self._of_interest(outputs) for outputs in exact]
         self._samples = samples or [len(o[self._names[0]]) if o[self._names[0]].ndim else 1 for o in self._exact]
-        self._whole = {n for n in self._names if exact[0][n].dtype.kind != "f"}
+        self._whole = {n for n in self._names if kinds[n] != "f"}
         if metric is None:
             plain = [n for n in self._names if n not in self._chosen | self._whole]
             scores = plain and all(_scores(self._exact[0][n]) is not None for n in plain)
@@ -84,7 +86,7 @@ class OutputLoss:
         return total
 
     def _of_interest(self, outputs: Outputs) -> dict[str, Array]:
-        return {n: outputs[n].astype(np.float64) for n in self._names}
+        return {n: np.asarray(_numbers(outputs[n]), np.float64) for n in self._names}
 
     def _one(self, name: str, exact: Array, found: Array, samples: int) -> Array:
         scale = self._scales[name]
@@ -185,6 +187,21 @@ def _distance(exact: Array, found: Array, variance: float) -> float:
         return float(a.size != b.size)
     gap = np.square(np.quantile(a, QUANTILES) - np.quantile(b, QUANTILES)).mean() / variance
     return float(gap + ((a.size - b.size) / max(a.size, b.size)) ** 2)
+
+
+def _numbers(value: Any) -> NDArray[Any] | None:
+    """The numbers of an output: of a sequence those of its parts side by side, of a map its values; None of text."""
+    if isinstance(value, list) and value:
+        parts = [np.asarray(list(p.values())) if isinstance(p, dict) else p for p in value]
+        if not all(is_numeric(p) for p in parts):
+            return None
+        alike = len({p.shape[:1] for p in parts}) == 1 and parts[0].ndim > 0
+        if isinstance(value[0], dict):  # one a sample
+            return np.stack(parts) if alike else np.concatenate(parts)
+        return np.concatenate(
+            [p.reshape(len(p), -1) if alike else p.reshape(-1) for p in parts], axis=1 if alike else 0
+        )
+    return value if is_numeric(value) else None
 
 
 def _scores(values: Array) -> Array | None:

@@ -32,6 +32,7 @@ from onnx import helper, numpy_helper
 from onnxq.config import Config
 from onnxq.emit.half import narrow_constants
 from onnxq.emit.tables import emit_tables
+from onnxq.ir.header import write_notes_of_constants
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.order import sort_nodes, subgraphs
@@ -85,6 +86,7 @@ def emit(
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
     proto = writer.finish()
+    write_notes_of_constants(proto, model.header, ("/quantized", "/float"))
     if model.header.half:
         narrow_constants(proto)
     return proto

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import helper
 
 from onnxq.ir.tensor import TensorInfo
 
@@ -22,7 +23,9 @@ class Header:
     Attributes:
         model_version: the author's version number of the model.
         metadata: the model's metadata properties, in their order.
-        node_metadata: the metadata properties of each node, by node name.
+        graph_metadata: those of the graph.
+        ends: each input and output as it was described, a serialised message, by name.
+        nodes, constants: documentation and metadata properties of those that have any, by name.
         half: the model came in half precision.
     """
 
@@ -33,7 +36,10 @@ class Header:
     model_version: int = 0
     doc_string: str = ""
     metadata: Properties = ()
-    node_metadata: Mapping[str, Properties] = field(default_factory=dict)
+    graph_metadata: Properties = ()
+    ends: Mapping[str, bytes] = field(default_factory=dict)
+    nodes: Mapping[str, tuple[str, Properties]] = field(default_factory=dict)
+    constants: Mapping[str, tuple[str, Properties]] = field(default_factory=dict)
     half: bool = False
 
 
@@ -116,6 +122,14 @@ def _info(tensor: gs.Tensor) -> TensorInfo:
     shape = tensor.shape
     return TensorInfo(
         name=tensor.name,
-        dtype=np.dtype(tensor.dtype),
+        dtype=_element_type(tensor),
         shape=None if shape is None else tuple(d if isinstance(d, int) and d > 0 else None for d in shape),
     )
+
+
+def _element_type(tensor: gs.Tensor) -> np.dtype[Any]:
+    """A tensor's element type; that of Python's objects where it is no tensor, or of a type unknown."""
+    if getattr(tensor, "type", "tensor_type") != "tensor_type" or tensor.dtype is None or tensor.dtype == 0:
+        return np.dtype(object)
+    kind = tensor.dtype
+    return helper.tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else np.dtype(kind)

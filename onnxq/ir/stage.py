@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.outline import Outline
-from onnxq.ir.part import part_model, set_ends
+from onnxq.ir.part import Kind, part_model, set_ends
 from onnxq.quant.spec import QuantParams
 
 QUANTISED_INPUT = "{}/for/{}"
@@ -115,7 +115,7 @@ def stage_model(
     model: Model,
     stage: Stage,
     outputs: Sequence[str],
-    types: Mapping[str, np.dtype[np.generic]],
+    types: Mapping[str, Kind],
     constants: Mapping[tuple[str, str], NDArray[np.float32]],
     quantisers: Mapping[str, QuantParams],
 ) -> Outline:
@@ -132,7 +132,7 @@ def stage_model(
     """
     part = part_model(model, set(stage.nodes), f"stage {stage.depth}")
     proto = part.proto
-    inputs = {name: types[name] for name in stage.reads}
+    inputs: dict[str, Kind] = {name: types[name] for name in stage.reads}
     layer_of = {layer.name: layer for layer in stage.layers}
     for node in proto.graph.node:
         layer = layer_of.get(node.name)
