@@ -31,6 +31,7 @@ from onnx import helper, numpy_helper
 
 from onnxq.config import Config
 from onnxq.emit.half import narrow_constants
+from onnxq.emit.spare import spare_outputs
 from onnxq.emit.tables import emit_tables
 from onnxq.ir.header import write_notes_of_constants
 from onnxq.ir.layer import Layer
@@ -205,6 +206,7 @@ class _Writer:
 
     def finish(self) -> onnx.ModelProto:
         """The model with its nodes in order and without what nothing reads any more."""
+        spare_outputs(self._graph, self._fresh)
         sort_nodes(self._graph)
         self._outline.drop_unread()
         del self._graph.value_info[:]
