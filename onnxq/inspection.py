@@ -14,6 +14,7 @@ import onnx
 
 from onnxq.data import Feed
 from onnxq.data.feed import Signature
+from onnxq.ir.floats import told
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.product import Product
@@ -159,9 +160,10 @@ def describe(model: Model, plan: Plan) -> Inspection:
                 edge=planned.edge,
             )
         )
+    remarks = told(plan.remarks, plan.floats, plan.float_bytes)
     products = tuple(p.name for p in plan.products)
     tables = {p.table.name: p.bits for p in plan.tables}
-    return Inspection(model.opset, model.inputs, model.outputs, tuple(layers), plan.remarks, products, tables)
+    return Inspection(model.opset, model.inputs, model.outputs, tuple(layers), remarks, products, tables)
 
 
 def _samples(model: Model) -> int:

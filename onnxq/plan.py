@@ -10,6 +10,7 @@ from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.fitting import fit_bits, require_opset, require_taken
 from onnxq.ir.chosen import chosen_in
+from onnxq.ir.floats import FloatConstant, float_constants
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
@@ -68,6 +69,7 @@ class Plan:
         tables: tables whose rows are stored as integers.
         mask: the input that tells padding from tokens; None where there is none.
         raised: layers that have other bits than were asked for because of the target.
+        floats: constants that stay in float.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -77,6 +79,23 @@ class Plan:
     tables: tuple[TablePlan, ...] = ()
     mask: str | None = None
     raised: tuple[Remark, ...] = ()
+    floats: tuple[FloatConstant, ...] = ()
+
+    @property
+    def numbers(self) -> int:
+        """Weights and entries of tables that are quantised."""
+        return sum(p.layer.parameters for p in self.layers) + sum(p.table.parameters for p in self.tables)
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes that the constants take before anything is quantised."""
+        return 4 * self.numbers + sum(constant.bytes for constant in self.floats)
+
+    @property
+    def share(self) -> float:
+        """Share of the numbers in weights and tables, and whatever else is no vector, that are quantised, 0 to 1."""
+        others = sum(constant.elements for constant in self.floats if not constant.is_vector)
+        return self.numbers / max(self.numbers + others, 1)
 
 
 def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | None = None) -> Plan:
@@ -136,7 +155,18 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
     known = tuple(r for r in raised if choice[r.node] != FLOAT)
     stored = tuple(TablePlan(t, table_bits(t, choice.get(t.name, usual), config)) for t in tables)
     stored = tuple(p for p in stored if p.bits != FLOAT_BITS)
-    return Plan(tuple(planned), outputs, remarks, products, stored, find_mask(model), known)
+    floats = float_constants(model, _read_as_integers(planned, stored, config))
+    return Plan(tuple(planned), outputs, remarks, products, stored, find_mask(model), known, floats)
+
+
+def _read_as_integers(layers: Sequence[LayerPlan], tables: Sequence[TablePlan], config: Config) -> set[tuple[str, str]]:
+    """Names of nodes and of the constants that they read as integers."""
+    found = {(p.layer.name, p.layer.weight) for p in layers} | {(p.table.name, p.table.weight) for p in tables}
+    for planned in layers if not config.rules.float_bias else ():
+        layer = planned.layer
+        if layer.bias and layer.op != "MatMul" and planned.activations != FLOAT_BITS:
+            found.add((layer.name, layer.bias))
+    return found
 
 
 def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:

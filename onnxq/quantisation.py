@@ -22,6 +22,7 @@ from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.errors import NotFiniteError, UnsupportedError
 from onnxq.execute.memory import free_old_graphs
 from onnxq.fine_tuning import affordable, tuned
+from onnxq.folding import fold_constants
 from onnxq.ir.excluded import exclude
 from onnxq.ir.front_end import spectrogram
 from onnxq.ir.load import load
@@ -171,7 +172,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
     """A model read and rewritten, with what stays in float marked; what it was in between is freed."""
-    prepared = spectrogram(prepare(load(model, minimum_opset=opset)))
+    prepared = spectrogram(prepare(fold_constants(load(model, minimum_opset=opset))))
     free_old_graphs()
     return exclude(prepared, config.exclude) if config.exclude else prepared
 

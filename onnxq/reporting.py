@@ -9,12 +9,14 @@ from typing import Any
 import onnx
 
 from onnxq.config import Config
+from onnxq.ir.floats import told
 from onnxq.ir.model import Remark
-from onnxq.ir.size import model_bytes
+from onnxq.ir.size import model_bytes, tensor_bytes, tensors_of
 from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
 from onnxq.report.run import LayerReport, RunReport
 from onnxq.report.stage import StageReport
+from onnxq.selection import FLOATS
 from onnxq.verify import LevelCheck, audit_bits
 from onnxq.version import VERSION
 
@@ -69,15 +71,22 @@ def run_report(
         config=values,
         samples=network.samples,
         layers=tuple(layers),
-        left_in_float=plan.remarks,
+        left_in_float=told(plan.remarks, plan.floats, model_bytes(proto), _stored(proto)),
         notes=(*plan.raised, *_beside_layers(plan), *network.remarks, *_poor(network)),
         stages=tuple(stages),
         simulated_sqnr_db=dict(network.sqnr_db),
         loads=checks,
         fp32=size,
         quantized=model_bytes(proto),
+        quantized_share=plan.share,
         seconds=dict(seconds),
     )
+
+
+def _stored(proto: onnx.ModelProto) -> dict[str, int]:
+    """Bytes of the model's constants in float, by the name that they had; those in half floats too."""
+    floats = [t for t in tensors_of(proto.graph) if t.data_type in FLOATS]
+    return {t.name.removesuffix("/float16"): tensor_bytes(t) for t in floats}
 
 
 def _beside_layers(plan: Plan) -> Iterator[Remark]:

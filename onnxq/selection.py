@@ -21,6 +21,11 @@ SELECTING = ("NonMaxSuppression", "NonZero", "Unique")
 """Operators that make as many rows as values ask for."""
 
 # fmt: off
+DRAWING = (
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+)
+"""Operators that draw numbers at random; a Dropout in training mode does too."""
+
 STRUCTURAL: Mapping[str, Collection[int]] = {
     "Compress": (1,), "ConstantOfShape": (0,), "CenterCropPad": (1,), "Expand": (1,), "Gather": (1,),
     "GatherElements": (1,), "GatherND": (1,), "If": (0,), "Loop": (0, 1), "Pad": (1,), "Range": (0, 1, 2),

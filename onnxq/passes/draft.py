@@ -45,6 +45,10 @@ class Draft:
             return None
         return np.asarray(tensor.values)
 
+    def is_known(self, tensor: gs.Tensor) -> bool:
+        """Whether `value` has something for a tensor."""
+        return tensor.name not in self._overridable and is_plain(tensor)
+
     def why_no_value(self, tensor: gs.Tensor) -> str:
         """Why `value` has nothing for a tensor, to stand behind "because" in a remark."""
         if tensor.name in self._overridable:

@@ -180,6 +180,7 @@ def _run_facts(report: RunReport) -> dict[str, str]:
     did = {f"Loss, {s.stage}": printable(f"{s.change} ({s.judged_by}): {s.did}") for s in report.stages}
     return {
         "Layers": f"{asked} (weights/activations)",
+        **({} if report.quantized_share is None else {"Weights": f"{100 * report.quantized_share:.1f}% are quantised"}),
         "Size": sizes(report.fp32, report.quantized),
         "Loads": levels(report.loads),
         "SQNR": f"{quality or 'not simulated in parallel mode or after tuning'} ({report.samples:,} samples)",
