@@ -24,7 +24,6 @@ from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask
-from onnxq.ir.chosen import chosen_in
 from onnxq.ir.model import Model
 from onnxq.ir.part import kind_of
 from onnxq.ir.stage import Stage, stage_model
@@ -88,7 +87,7 @@ class Calibration:
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
-                chosen=chosen_in(model) if sequential else frozenset(),
+                chosen=model.chosen if sequential else frozenset(),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files

@@ -8,7 +8,6 @@ from dataclasses import replace
 from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.inspection import pass_work
-from onnxq.ir.chosen import chosen_in
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import to_proto
 from onnxq.ir.tensor import has_fixed_batch
@@ -29,7 +28,7 @@ def affordable(config: Config, model: Model, plan: Plan, feed: Feed) -> tuple[Co
     """
     if not config.tunes:
         return config, ()
-    if chosen_in(model) & {t.name for t in model.outputs}:
+    if model.chosen & {t.name for t in model.outputs}:
         return replace(config, tune=False), (
             Remark("network", "not tuned as a whole: the length or choice of rows of an output depends on values"),
         )

@@ -12,7 +12,7 @@ Only the default target is mended: the others have their forms prescribed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import onnx
@@ -22,7 +22,7 @@ from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.emit.qdq import emit, packed
 from onnxq.execute.ort import Session
-from onnxq.gate import FaultError, Outputs, pass_gate, require_finite
+from onnxq.gate import FaultError, pass_gate, require_finite
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import to_outline
@@ -61,7 +61,8 @@ def emit_through_gate(
     """
     mending = _Mending(plan, network, config)
     expected = simulated(model, plan, network, feeds[:SIMULATED_BATCHES])
-    exact = [outputs for _, outputs in _float_outputs(model, feeds[:SIMULATED_BATCHES])]
+    in_float = Session(to_outline(model), "the float model")
+    exact = [in_float.run(feed) for feed in feeds[:SIMULATED_BATCHES]]
     while True:
         proto = mending.emitted(model)
         try:
@@ -72,15 +73,8 @@ def emit_through_gate(
             if config.rules.outputs != "kernels" or error.difference is None or not mending.remedy(error.difference):
                 raise
         else:
-            require_finite(proto, _float_outputs(model, every or feeds))
+            require_finite(proto, ((feed, in_float.run(feed)) for feed in every or feeds))
             return proto, checks, tuple(mending.told)
-
-
-def _float_outputs(model: Model, feeds: Iterable[Feed]) -> Iterator[tuple[Feed, Outputs]]:
-    """Each feed with what the float model makes of it."""
-    session = Session(to_outline(model), "the float model")
-    for feed in feeds:
-        yield feed, session.run(feed)
 
 
 def _located(error: FaultError, found: tuple[str, float] | None) -> FaultError:

@@ -18,7 +18,6 @@ from onnxq.execute.chain import Quantised
 from onnxq.execute.observation import Observation
 from onnxq.execute.response import output_grid
 from onnxq.ir.block import Block, find_blocks
-from onnxq.ir.chosen import chosen_in
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
@@ -81,7 +80,7 @@ def solve_network(
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
-        chosen = chosen_in(model)
+        chosen = model.chosen
         blocks = find_blocks(model, stages) if config.reconstructs else ()
         blocks = tuple(b for b in blocks if not chosen & {layer.input for layer in b.layers})
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))

@@ -9,7 +9,6 @@ from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.fitting import fit_bits, require_opset, require_taken
-from onnxq.ir.chosen import chosen_in
 from onnxq.ir.floats import FloatConstant, float_constants
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
@@ -207,5 +206,5 @@ def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str], ot
 
 def without_chosen(model: Model, plan: Plan) -> Plan:
     """The plan without layers whose rows depend on values: some samples may have none of them."""
-    chosen = chosen_in(model)
+    chosen = model.chosen
     return replace(plan, layers=tuple(p for p in plan.layers if p.layer.input not in chosen)) if chosen else plan

@@ -22,7 +22,6 @@ from onnxq.data import Feed, first_feeds, samples_in
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.layer_rows import HOLD_OUT, may_be_fitted
 from onnxq.execute.ort import Session
-from onnxq.ir.chosen import chosen_in
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
@@ -147,7 +146,7 @@ def measured_loss(
     exact = Session(to_outline(model), "the float model")
     counts = [samples_in(feed) for feed in feeds]
     made = [exact.run(feed, names) for feed in feeds]
-    loss = OutputLoss(made, metric, chosen=chosen_in(model), samples=counts)
+    loss = OutputLoss(made, metric, chosen=model.chosen, samples=counts)
     quantised = Session(proto, "the quantised model")
     parts: list[NDArray[np.float64]] = [loss.of(i, quantised.run(feed, names)) for i, feed in enumerate(feeds)]
     each = np.concatenate(parts)

@@ -34,7 +34,6 @@ from onnxq.execute.chain import Chain, Quantised, make_step
 from onnxq.execute.frontier import passed
 from onnxq.execute.observation import Observation
 from onnxq.execute.response import output_grid
-from onnxq.ir.chosen import chosen_in
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model
@@ -159,7 +158,7 @@ class _Walk:
         exact_chain = Chain(model, self.stages, Quantised())
         exact = [exact_chain.run(calibration.before(b), 0) for b in self._judged]
         counts = [samples_in(calibration.before(b)) for b in self._judged]
-        self._loss = OutputLoss(exact, metric, chosen=chosen_in(model), samples=counts)
+        self._loss = OutputLoss(exact, metric, chosen=model.chosen, samples=counts)
         self._chain = Chain(model, self.stages, reference.quantised) if reference.bits else exact_chain
         self._base = [
             self._loss.of(place, self._chain.run(calibration.before(batch), 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnxq.ir.outline import outline_of
+from onnxq.ir.reads import reads
 from onnxq.ir.tensor import TensorInfo
+from onnxq.selection import chosen_tensors
 
 Properties = tuple[tuple[str, str], ...]
 
@@ -70,7 +74,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class Model:
-    """A graph with its header, and what the passes recorded on the way.
+    """A graph with its header, and what the passes recorded on the way; its nodes and tensors do not change any more.
 
     Attributes:
         graph: its nodes and tensors.
@@ -91,6 +95,31 @@ class Model:
         """Version of the standard operator set."""
         return int(self.graph.opset)
 
+    @cached_property
+    def tensors(self) -> Mapping[str, gs.Tensor]:
+        """The tensors of the main graph, by name."""
+        return self.graph.tensors()  # type: ignore[no-any-return]
+
+    @cached_property
+    def final(self) -> frozenset[str]:
+        """Names of the graph's outputs."""
+        return frozenset(t.name for t in self.graph.outputs)
+
+    @cached_property
+    def read_inside(self) -> frozenset[str]:
+        """Names of the tensors that nodes with subgraphs read, outside or inside of these."""
+        return frozenset(t.name for node in self.graph.nodes if list(node.subgraphs()) for t in reads(node))
+
+    @cached_property
+    def chosen(self) -> frozenset[str]:
+        """Names of the tensors whose length or choice of rows depends on what layers make."""
+        return frozenset(chosen_tensors(outline_of(self.graph).proto.graph))
+
+    @cached_property
+    def order(self) -> Mapping[int, int]:
+        """Places of the nodes in the graph's order, by their identity."""
+        return {id(node): place for place, node in enumerate(self.graph.nodes)}
+
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         """The graph's inputs that a caller must feed; those with a default are constants and not among them."""
@@ -107,7 +136,7 @@ class Model:
         Raises:
             KeyError: there is none of that name.
         """
-        return np.asarray(self.graph.tensors()[name].values, np.float32)
+        return np.asarray(self.tensors[name].values, np.float32)
 
     def leaving_in_float(self, nodes: Mapping[str, str]) -> Model:
         """The same model with further nodes that are not quantised; names and reasons."""
