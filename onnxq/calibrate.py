@@ -87,7 +87,7 @@ class Calibration:
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
-                chosen=model.chosen if sequential else frozenset(),
+                chosen=frozenset(model.not_comparable) if sequential else frozenset(),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +21,14 @@ class _Output:
     Attributes:
         signal, noise: squares of the float values and of the errors, over values finite in both networks.
         values, equal: numbers, and those that are the same.
-        chosen: which rows there are depends on values.
+        apart: why the networks may differ in it without a fault; None where they may not.
         whole: they are integers or truth values.
         uneven: batches whose shapes differ between the networks.
         told: batches that hold no tensor of numbers.
         finiteness: NaN and infinities.
     """
 
-    chosen: bool = False
+    apart: str | None = None
     signal: float = 0.0
     noise: float = 0.0
     values: int = 0
@@ -44,7 +44,7 @@ class _Output:
             self.told += 1
             return
         self.finiteness = self.finiteness.plus(exact, found)
-        if self.chosen or exact.shape != found.shape:
+        if self.apart or exact.shape != found.shape:
             self.uneven += exact.shape != found.shape
             return
         self.whole |= not np.issubdtype(exact.dtype, np.floating)
@@ -62,13 +62,13 @@ class _Output:
 
 
 def closeness(
-    batches: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], chosen: Collection[str] = ()
+    batches: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], apart: Mapping[str, str] | None = None
 ) -> tuple[dict[str, float | None], tuple[Remark, ...]]:
     """Signal to noise of every output that has one, and what is to be said of the others.
 
     Args:
         batches: the outputs of the float and of the quantised network, by name.
-        chosen: tensors of which the two may hold different rows.
+        apart: tensors in which the two may differ without a fault, and why.
 
     Returns:
         10·log₁₀(Σ float² / Σ (float − quantised)²) over values that are finite in both; None where they are equal,
@@ -80,20 +80,20 @@ def closeness(
     outputs: dict[str, _Output] = {}
     for exact, found in batches:
         for name, values in exact.items():
-            outputs.setdefault(name, _Output(chosen=name in chosen)).add(values, found[name])
+            outputs.setdefault(name, _Output(apart=(apart or {}).get(name))).add(values, found[name])
     broken = next((name for name, output in outputs.items() if output.finiteness.fault), None)
     if broken is not None:
         raise NotFiniteError(f"output {broken!r}")
-    sqnr = {name: None if o.told or o.chosen or o.uneven or o.whole else o.decibels for name, o in outputs.items()}
+    sqnr = {name: None if o.told or o.apart or o.uneven or o.whole else o.decibels for name, o in outputs.items()}
     return sqnr, tuple(Remark("network", text) for name, output in outputs.items() for text in _told(name, output))
 
 
 def _told(name: str, output: _Output) -> Iterator[str]:
     if output.told:
         yield f"output {name} is no tensor of numbers in every sample: what it holds is not compared"
-    if output.chosen or output.uneven:
+    if output.apart or output.uneven:
         yield (
-            f"output {name} is not compared: its length or choice of rows depends on values"
+            f"output {name} is not compared: {output.apart or 'its length depends on values'}"
             + (f" (it differs in shape in {output.uneven} batches)" if output.uneven else "")
         )
     if output.whole and output.equal < output.values:

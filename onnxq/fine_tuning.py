@@ -28,10 +28,11 @@ def affordable(config: Config, model: Model, plan: Plan, feed: Feed) -> tuple[Co
     """
     if not config.tunes:
         return config, ()
-    if model.chosen & {t.name for t in model.outputs}:
-        return replace(config, tune=False), (
-            Remark("network", "not tuned as a whole: the length or choice of rows of an output depends on values"),
-        )
+    apart = [
+        f"output {t.name}: {model.not_comparable[t.name]}" for t in model.outputs if t.name in model.not_comparable
+    ]
+    if apart:
+        return replace(config, tune=False), (Remark("network", f"not tuned as a whole ({'; '.join(apart)})"),)
     macs, values = pass_work(model, [p.layer for p in plan.layers], feed)
     if config.tuning.affords(macs, values):
         return config, ()

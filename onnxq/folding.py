@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxq.errors import UnsupportedError
 from onnxq.execute.ort import Session
+from onnxq.ir.constant import is_plain
 from onnxq.ir.layer import LAYER_OPS, QUANTISED_OPS
 from onnxq.ir.model import Model
 from onnxq.ir.part import part_model, set_ends
@@ -51,7 +52,7 @@ READERS = (
 )
 """Operators besides the layers whose constants are of interest."""
 
-LEFT = frozenset((*QUANTISED_OPS, *DRAWING, "QuantizeLinear", "DequantizeLinear"))
+LEFT = frozenset((*QUANTISED_OPS, *DRAWING, "Dropout", "QuantizeLinear", "DequantizeLinear"))
 """What is not worked out: numbers that are quantised already, and those that are drawn."""
 
 
@@ -61,6 +62,8 @@ def fold_constants(model: Model) -> Model:
     Args:
         model: as loaded; it is not changed.
     """
+    if not any(_is_fixed(node) for node in model.graph.nodes):
+        return model
     draft = Draft(model)
     fixed = _fixed(draft)
     made = {id(t): node for node in fixed.values() for t in node.outputs}
@@ -82,6 +85,12 @@ def fold_constants(model: Model) -> Model:
             for tensor in outputs:
                 tensor.to_constant(values[tensor.name])
     return draft.finish()
+
+
+def _is_fixed(node: Any) -> bool:
+    """Whether a node reads stored constants alone, at least one."""
+    read = [t for t in node.inputs if not t.is_empty()]
+    return bool(read or op_of(node) == "Constant") and all(is_plain(t) for t in read)
 
 
 def _fixed(draft: Draft) -> dict[int, Any]:

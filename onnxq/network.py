@@ -80,9 +80,9 @@ def solve_network(
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
-        chosen = model.chosen
+        apart = model.not_comparable
         blocks = find_blocks(model, stages) if config.reconstructs else ()
-        blocks = tuple(b for b in blocks if not chosen & {layer.input for layer in b.layers})
+        blocks = tuple(b for b in blocks if not apart.keys() & {layer.input for layer in b.layers})
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
         runs = sum(bool(stage.nodes) for stage in stages) * (1 + sequential * (1 + config.para_normalise))
         total = runs * calibration.batches + len(plan.layers)
@@ -101,7 +101,7 @@ def solve_network(
             if stage in last:
                 walk.reconstruct(last[stage], calibration)
         ends = (calibration.outputs(batch) for batch in range(calibration.batches if sequential else 0))
-        sqnr_db, remarks = closeness(ends, chosen)
+        sqnr_db, remarks = closeness(ends, apart)
         return NetworkSolution(
             layers=walk.solutions,
             outputs=walk.outputs,

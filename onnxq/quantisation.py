@@ -33,6 +33,7 @@ from onnxq.ir.size import model_bytes
 from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
 from onnxq.network import NetworkSolution, solve_network
+from onnxq.own_batch import with_own_batch
 from onnxq.passes.prepare import prepare
 from onnxq.plan import make_plan, without_chosen
 from onnxq.progress import Listener, Progress
@@ -172,7 +173,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
     """A model read and rewritten, with what stays in float marked; what it was in between is freed."""
-    prepared = spectrogram(prepare(fold_constants(load(model, minimum_opset=opset))))
+    prepared = spectrogram(prepare(with_own_batch(fold_constants(load(model, minimum_opset=opset)))))
     free_old_graphs()
     return exclude(prepared, config.exclude) if config.exclude else prepared
 

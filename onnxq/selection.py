@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 STANDARD = ("", "ai.onnx")
+
+CHOSEN = "its length or choice of rows depends on values"
+DRAWN = "it depends on numbers that the network draws at random"
 
 ROUNDED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "DequantizeLinear")
 """Operators of the standard whose results quantisation changes; all of other domains count too."""
@@ -68,6 +71,32 @@ def chosen_tensors(graph: onnx.GraphProto) -> set[str]:
         if selects or chosen & read or any(name in live and name in whole for name in deciding):
             chosen.update(made)
     return chosen
+
+
+def drawn_tensors(graph: onnx.GraphProto) -> set[str]:
+    """Names of the tensors of a main graph that depend on numbers drawn at random in it, other ones at every run."""
+    stored = {t.name: t for t in graph.initializer}
+    drawn: set[str] = set()
+    for node in graph.node:
+        if drawn & set(reads(node)) or _draws(node, stored):
+            drawn.update(name for name in node.output if name)
+    return drawn
+
+
+def not_comparable(graph: onnx.GraphProto) -> dict[str, str]:
+    """Tensors of a main graph that two networks, or two runs, may make otherwise without a fault, and why, by name."""
+    return dict.fromkeys(chosen_tensors(graph), CHOSEN) | dict.fromkeys(drawn_tensors(graph), DRAWN)
+
+
+def _draws(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a node draws numbers, in a subgraph perhaps."""
+    if node.domain in STANDARD and node.op_type in DRAWING:
+        return True
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        training = stored.get(node.input[2])
+        return training is None or bool(numpy_helper.to_array(training).any())
+    graphs = [g for a in node.attribute for g in (*a.graphs, *([a.g] if a.HasField("g") else []))]
+    return any(_draws(inner, stored) for graph in graphs for inner in graph.node)
 
 
 def reads(node: onnx.NodeProto) -> Iterator[str]:

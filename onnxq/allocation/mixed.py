@@ -146,7 +146,7 @@ def measured_loss(
     exact = Session(to_outline(model), "the float model")
     counts = [samples_in(feed) for feed in feeds]
     made = [exact.run(feed, names) for feed in feeds]
-    loss = OutputLoss(made, metric, chosen=model.chosen, samples=counts)
+    loss = OutputLoss(made, metric, chosen=model.not_comparable, samples=counts)
     quantised = Session(proto, "the quantised model")
     parts: list[NDArray[np.float64]] = [loss.of(i, quantised.run(feed, names)) for i, feed in enumerate(feeds)]
     each = np.concatenate(parts)

@@ -158,7 +158,7 @@ class _Walk:
         exact_chain = Chain(model, self.stages, Quantised())
         exact = [exact_chain.run(calibration.before(b), 0) for b in self._judged]
         counts = [samples_in(calibration.before(b)) for b in self._judged]
-        self._loss = OutputLoss(exact, metric, chosen=model.chosen, samples=counts)
+        self._loss = OutputLoss(exact, metric, chosen=model.not_comparable, samples=counts)
         self._chain = Chain(model, self.stages, reference.quantised) if reference.bits else exact_chain
         self._base = [
             self._loss.of(place, self._chain.run(calibration.before(batch), 0))

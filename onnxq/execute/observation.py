@@ -40,7 +40,7 @@ class Sampling:
         starts: index of each batch's first sample; batches behind these are not observed.
         samples: in these batches.
         masks: real tokens of each batch.
-        chosen: tensors of which the two networks may hold different rows.
+        chosen: tensors of which the two networks may hold different rows, or different draws.
     """
 
     seed: int

@@ -12,10 +12,12 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnxq.ir.constant import is_plain
+from onnxq.ir.copying import copy_graph
 from onnxq.ir.outline import outline_of
 from onnxq.ir.reads import reads
 from onnxq.ir.tensor import TensorInfo
-from onnxq.selection import chosen_tensors
+from onnxq.selection import CHOSEN, not_comparable
 
 Properties = tuple[tuple[str, str], ...]
 
@@ -113,7 +115,12 @@ class Model:
     @cached_property
     def chosen(self) -> frozenset[str]:
         """Names of the tensors whose length or choice of rows depends on what layers make."""
-        return frozenset(chosen_tensors(outline_of(self.graph).proto.graph))
+        return frozenset(name for name, why in self.not_comparable.items() if why == CHOSEN)
+
+    @cached_property
+    def not_comparable(self) -> Mapping[str, str]:
+        """Tensors that two runs may make otherwise without a fault, and why, by name."""
+        return not_comparable(outline_of(self.graph).proto.graph)
 
     @cached_property
     def order(self) -> Mapping[int, int]:
@@ -137,6 +144,19 @@ class Model:
             KeyError: there is none of that name.
         """
         return np.asarray(self.tensors[name].values, np.float32)
+
+    def value(self, name: str) -> NDArray[Any] | None:
+        """The value of a constant of the main graph that numpy knows; None of anything else."""
+        tensor = self.tensors.get(name)
+        return np.asarray(tensor.values) if tensor is not None and is_plain(tensor) else None
+
+    def with_batch(self, size: int) -> Model:
+        """The same model with the first axes of its inputs fixed."""
+        graph = copy_graph(self.graph)
+        for tensor in graph.inputs:
+            if not isinstance(tensor, gs.Constant):
+                tensor.shape = [size, *tensor.shape[1:]]
+        return replace(self, graph=graph)
 
     def leaving_in_float(self, nodes: Mapping[str, str]) -> Model:
         """The same model with further nodes that are not quantised; names and reasons."""

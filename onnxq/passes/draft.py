@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxq.ir.constant import is_plain
+from onnxq.ir.copying import copy_graph
 from onnxq.ir.model import Model, Remark
-from onnxq.passes.copying import copy_graph
 
 
 class Draft:

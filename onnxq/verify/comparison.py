@@ -77,8 +77,8 @@ class Comparison:
             ) from error
         labels = self._next_labels(self._fp32.batch_size(feed))
         for meter, a, b in zip(self._meters, expected, found, strict=True):
-            if meter.name in self._quantized.chosen:
-                meter.leave_out("its length or choice of rows depends on values")
+            if meter.name in self._quantized.not_comparable:
+                meter.leave_out(self._quantized.not_comparable[meter.name])
             elif not (is_numeric(a) and is_numeric(b)):
                 meter.leave_out("it is no tensor of numbers in every sample")
             elif a.shape != b.shape:

@@ -63,7 +63,7 @@ def deviation_from(
         (
             deviation([e[name] for e in expected], [f[i] for f in found])
             for i, name in enumerate(source.outputs)
-            if name not in source.chosen
+            if name not in source.not_comparable
         ),
         default=0.0,
     )
@@ -100,7 +100,7 @@ def _compare(
     largest = relative = relative_rms = 0.0
     rows = agreeing = 0
     for index, name in enumerate(source.outputs):
-        if name in source.chosen or not all(
+        if name in source.not_comparable or not all(
             is_numeric(a) for answers in (reference, outputs) for a in _of(answers, index)
         ):
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxq.errors import CalibrationError, ModelError
-from onnxq.selection import chosen_tensors
+from onnxq.selection import not_comparable
 from onnxq.verify.session import DEFAULT_LEVEL, reason, start_session
 
 ModelLike: TypeAlias = str | Path | onnx.ModelProto
@@ -31,7 +31,7 @@ class ModelSource:
         inputs: names that a feed may hold.
         required: names that a feed must hold (the others have a default).
         outputs: names, in graph order.
-        chosen: those whose length or choice of rows depends on values that quantisation changes.
+        not_comparable: those that a quantised model may answer otherwise without a fault, and why.
     """
 
     label: str
@@ -40,7 +40,7 @@ class ModelSource:
     inputs: tuple[str, ...]
     required: tuple[str, ...]
     outputs: tuple[str, ...]
-    chosen: frozenset[str] = frozenset()
+    not_comparable: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, model: ModelLike, role: str) -> ModelSource:
@@ -56,7 +56,7 @@ class ModelSource:
         proto, folder = read_model(model, role)
         label = describe(model, role)
         defaults = {tensor.name for tensor in proto.graph.initializer}
-        inputs = tuple(value.name for value in proto.graph.input)
+        inputs, outputs = (tuple(v.name for v in values) for values in (proto.graph.input, proto.graph.output))
         if isinstance(model, onnx.ModelProto):
             location: str | bytes = serialised(proto, label)
             size = len(location)
@@ -69,8 +69,8 @@ class ModelSource:
             size=size,
             inputs=inputs,
             required=tuple(name for name in inputs if name not in defaults),
-            outputs=tuple(value.name for value in proto.graph.output),
-            chosen=frozenset(chosen_tensors(proto.graph)) & {value.name for value in proto.graph.output},
+            outputs=outputs,
+            not_comparable={n: why for n, why in not_comparable(proto.graph).items() if n in outputs},
         )
 
     def fit(self, feed: Feed) -> Feed:
