@@ -14,6 +14,7 @@ from onnx import checker, inliner, numpy_helper, shape_inference
 from onnx.external_data_helper import uses_external_data
 
 from onnxq.errors import ModelError, OnnxqError, UnsupportedError
+from onnxq.ir.beyond import hide, name_standard_domain, show
 from onnxq.ir.constant import detach_constants
 from onnxq.ir.header import read_header, without_foreign_types, write_header
 from onnxq.ir.model import Model
@@ -57,8 +58,10 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
 
 def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     """The model in a message that is the caller's own."""
+    name_standard_domain(proto)
     _check_opset(proto, name)
     sort_nodes(proto.graph)
+    beyond = hide(proto, _opset(proto))
     _check(proto, name)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
@@ -69,6 +72,8 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     proto = _raise_opset(proto, minimum_opset, name)
     header = read_header(proto)
     _infer_shapes(proto)
+    if beyond:
+        show(proto)
     without_foreign_types(proto.graph)
     with quiet():
         graph = gs.import_onnx(proto)

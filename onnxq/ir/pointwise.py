@@ -51,7 +51,7 @@ def pointwise_behind(model: Model, tensor: str) -> Pointwise | None:
     nodes: list[gs.Node] = []
     found: tuple[gs.Tensor, int] | None = None
     waiting = {id(n): n for n in start.outputs}
-    heap = [model.order[key] for key in waiting]
+    heap = [model.order[key] for key in waiting if key in model.order]  # others stand in subgraphs
     heapify(heap)
     while heap:
         node = model.graph.nodes[heappop(heap)]
@@ -67,7 +67,7 @@ def pointwise_behind(model: Model, tensor: str) -> Pointwise | None:
             if not left[key] and known[key].name not in outside:
                 seen.discard(key)
         for reader in made.outputs:
-            if id(reader) not in waiting:
+            if id(reader) not in waiting and id(reader) in model.order:
                 waiting[id(reader)] = reader
                 heappush(heap, model.order[id(reader)])
         if seen == {id(made)}:
