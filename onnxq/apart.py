@@ -19,7 +19,7 @@ from onnxq.ir.model import Model
 from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
 from onnxq.simulation import simulated
-from onnxq.verify import deviation, unoptimised_values
+from onnxq.verify import deviation, is_numeric, unoptimised_values
 
 
 def first_apart(
@@ -59,4 +59,4 @@ def _name_in(emitted: onnx.ModelProto, tensor: str, outputs: Mapping[str, object
 
 
 def _floats(values: NDArray[np.generic]) -> bool:
-    return bool(np.issubdtype(values.dtype, np.floating))
+    return is_numeric(values) and bool(np.issubdtype(values.dtype, np.floating))

@@ -26,6 +26,7 @@ from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask
 from onnxq.ir.model import Model
+from onnxq.ir.part import kind_of
 from onnxq.ir.stage import Stage, stage_model
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.quant.moments import ChannelMoments, channel_moments
@@ -94,6 +95,7 @@ class Calibration:
                 masks=tuple(self._masks),
                 hold_out=self._hold_out(keep_back),
                 rows=rows,
+                chosen=frozenset(model.not_comparable) if sequential else frozenset(),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files
@@ -208,6 +210,8 @@ class Calibration:
         for batch, made in enumerate(one_ahead(run, self.batches)):
             for layer in stage.layers:
                 y = made[layer.output]
+                if y.size == 0:
+                    continue
                 found[layer.name] = channel_moments(y, layer.output_axis, found.get(layer.name))
             _tidy(batch)
             progress(1)
@@ -296,7 +300,7 @@ class Calibration:
         constants: Mapping[tuple[str, str], Array] = NOTHING,
         quantisers: Mapping[str, QuantParams] = NOTHING,
     ) -> Session:
-        types = {name: array.dtype for name, array in feed.items()}
+        types = {name: kind_of(value) for name, value in feed.items()}
         part = stage_model(self._model, stage, list(outputs), types, constants, quantisers)
         return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
 

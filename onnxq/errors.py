@@ -46,3 +46,18 @@ class OutputError(InputError):
 
 class VerificationError(OnnxqError):
     """The emitted model does not load everywhere, or its optimisation levels disagree."""
+
+
+class NotFiniteError(VerificationError):
+    """A quantised network that makes NaN or infinity where the float network makes numbers.
+
+    Args:
+        what: the tensor, as the subject of a sentence.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} of the quantised model is NaN or infinite where the float model's is finite; nothing was written: "
+            "give the model more bits, or leave in float (exclude) the layers that it is made of."
+        )

@@ -28,6 +28,11 @@ def affordable(config: Config, model: Model, plan: Plan, feed: Feed) -> tuple[Co
     """
     if not config.tunes:
         return config, ()
+    apart = [
+        f"output {t.name}: {model.not_comparable[t.name]}" for t in model.outputs if t.name in model.not_comparable
+    ]
+    if apart:
+        return replace(config, tune=False), (Remark("network", f"not tuned as a whole ({'; '.join(apart)})"),)
     macs, values = pass_work(model, [p.layer for p in plan.layers], feed)
     if config.tuning.affords(macs, values):
         return config, ()
@@ -50,7 +55,7 @@ def tuned(
 ) -> tuple[NetworkSolution, StageReport]:
     """The network tuned as a whole, and what came of it."""
     from onnxq.solve.compilation import keep_compiled_programs
-    from onnxq.solve.tuning import tune_network  # they load JAX
+    from onnxq.solve.tuning import Outcome, tune_network  # they load JAX
 
     keep_compiled_programs()
     options, done = config.tuning, 0
@@ -77,4 +82,5 @@ def tuned(
     )
     did = f"{tuning.outcome.value}{': ' if tuning.detail else ''}{tuning.detail}"
     told = judged_stage("tune", did, "loss on held-out samples", tuning.loss_before, tuning.loss_after)
-    return replace(network, layers=tuning.layers), told
+    moved = tuning.outcome is Outcome.TUNED
+    return replace(network, layers=tuning.layers, sqnr_db={} if moved else network.sqnr_db), told

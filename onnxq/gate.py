@@ -7,15 +7,24 @@ that saturates, a fusion that changes the meaning, a graph that is not what the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
 
 from onnxq.data import Feed
-from onnxq.errors import VerificationError
-from onnxq.verify import FirstDifference, LevelCheck, check_levels, deviation_from, first_difference
+from onnxq.errors import NotFiniteError, VerificationError
+from onnxq.verify import (
+    FirstDifference,
+    LevelCheck,
+    check_levels,
+    deviation,
+    deviation_from,
+    finiteness,
+    first_difference,
+    is_numeric,
+)
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -53,7 +62,11 @@ class FaultError(VerificationError):
 
 
 def pass_gate(
-    model: onnx.ModelProto, feeds: Sequence[Feed], simulated: Sequence[Outputs], sqnr_db: Mapping[str, float | None]
+    model: onnx.ModelProto,
+    feeds: Sequence[Feed],
+    simulated: Sequence[Outputs],
+    sqnr_db: Mapping[str, float | None],
+    exact: Sequence[Outputs] = (),
 ) -> tuple[LevelCheck, ...]:
     """Run the emitted model at every level, and compare the levels with each other and with the simulation.
 
@@ -62,6 +75,7 @@ def pass_gate(
         feeds: a few batches.
         simulated: outputs of the solver's simulation for the first of these batches, where there are any.
         sqnr_db: of the simulation against the float network, by output; tells how large the error is.
+        exact: the float model's outputs for the batches simulated, which tell it where no figure does.
 
     Raises:
         FaultError: a level does not load or run, or its answers are not those of the others or those simulated.
@@ -75,7 +89,7 @@ def pass_gate(
             first_difference(model, feeds, lowest),
         )
     known = [db for db in sqnr_db.values() if db is not None]
-    room = max(LEAST_ROOM, ROOM * 10 ** (-min(known) / 20)) if known else 1.0
+    room = max(LEAST_ROOM, ROOM * (10 ** (-min(known) / 20) if known else _error(exact, simulated)))
     for check in checks:
         if (check.relative_rms or 0.0) > room:
             place = first_difference(model, feeds, check.level, tolerance=room)
@@ -84,6 +98,30 @@ def pass_gate(
     if apart > room:
         raise FaultError(_sentence("as emitted", "as simulated", apart, room), room=room)
     return checks
+
+
+def _error(exact: Sequence[Outputs], simulated: Sequence[Outputs]) -> float:
+    """Deviation of the worst simulated output from the float model's; half, which is a lot, where that is not known."""
+    names = [name for name in (exact[0] if exact and simulated else ()) if name in simulated[0]]
+    pairs = ([[batch[name] for batch in batches] for batches in (exact, simulated)] for name in names)
+    found = [deviation(*pair) for pair in pairs if all(is_numeric(a) for batches in pair for a in batches)]
+    return max(found, default=0.5)
+
+
+def require_finite(model: onnx.ModelProto, batches: Iterable[tuple[Feed, Outputs]]) -> None:
+    """Refuse an emitted model that answers NaN or infinity where the float model answers numbers.
+
+    Args:
+        model: as emitted.
+        batches: feeds, and the float model's outputs for each.
+
+    Raises:
+        NotFiniteError: names the output.
+    """
+    found = finiteness(model, batches)
+    name = next((name for name, judged in found.items() if judged.fault), None)
+    if name is not None:
+        raise NotFiniteError(f"output {name!r}")
 
 
 def _sentence(one: str, other: str, found: float | None, room: float) -> str:

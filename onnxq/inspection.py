@@ -14,6 +14,7 @@ import onnx
 
 from onnxq.data import Feed
 from onnxq.data.feed import Signature
+from onnxq.ir.floats import told
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.product import Product
@@ -159,9 +160,10 @@ def describe(model: Model, plan: Plan) -> Inspection:
                 edge=planned.edge,
             )
         )
+    remarks = told(plan.remarks, plan.floats, plan.float_bytes)
     products = tuple(p.name for p in plan.products)
     tables = {p.table.name: p.bits for p in plan.tables}
-    return Inspection(model.opset, model.inputs, model.outputs, tuple(layers), plan.remarks, products, tables)
+    return Inspection(model.opset, model.inputs, model.outputs, tuple(layers), remarks, products, tables)
 
 
 def _samples(model: Model) -> int:
@@ -193,7 +195,8 @@ def _shapes(model: Model, samples: int, feed: Feed = NO_FEED) -> dict[str, Shape
             if not dim.HasField("dim_value"):
                 dim.dim_value = size
     for value in proto.graph.output:  # what is stated there may name the axis that was just set
-        value.type.tensor_type.ClearField("shape")
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     for tensor in proto.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and math.prod(tensor.dims) > LARGEST_OPERAND:
             tensor.ClearField("raw_data")  # a weight: only its shape matters, and a message holds 2 GiB at most

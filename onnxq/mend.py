@@ -12,7 +12,7 @@ Only the default target is mended: the others have their forms prescribed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import onnx
@@ -21,9 +21,11 @@ from onnxq.apart import first_apart
 from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.emit.qdq import emit, packed
-from onnxq.gate import FaultError, pass_gate
+from onnxq.execute.ort import Session
+from onnxq.gate import FaultError, pass_gate, require_finite
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
+from onnxq.ir.save import to_outline
 from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
 from onnxq.simulation import simulated
@@ -41,7 +43,7 @@ def emit_through_gate(
     network: NetworkSolution,
     config: Config,
     feeds: Sequence[Feed],
-    sqnr_db: Mapping[str, float | None],
+    every: Iterable[Feed] = (),
 ) -> Mended:
     """The quantised model that passes the gate, its checks, and what had to be mended for that.
 
@@ -51,23 +53,27 @@ def emit_through_gate(
         network: their solutions.
         config: the container and the target.
         feeds: a few batches to run on.
-        sqnr_db: signal to quantisation noise of the solved network on them, by output.
+        every: all batches, where nothing in the graph keeps its answers finite; the few otherwise.
 
     Raises:
+        NotFiniteError: it answers NaN or infinity where the float model answers numbers.
         VerificationError: the model fails at a level, or means something else there, in every form.
     """
     mending = _Mending(plan, network, config)
     expected = simulated(model, plan, network, feeds[:SIMULATED_BATCHES])
+    in_float = Session(to_outline(model), "the float model")
+    exact = [in_float.run(feed) for feed in feeds[:SIMULATED_BATCHES]]
     while True:
         proto = mending.emitted(model)
         try:
-            checks = pass_gate(proto, feeds, expected, sqnr_db)
+            checks = pass_gate(proto, feeds, expected, network.sqnr_db, exact)
         except FaultError as error:
             if error.room is not None:
                 raise _located(error, first_apart(model, plan, network, proto, feeds[0], error.room)) from None
             if config.rules.outputs != "kernels" or error.difference is None or not mending.remedy(error.difference):
                 raise
         else:
+            require_finite(proto, ((feed, in_float.run(feed)) for feed in every or feeds))
             return proto, checks, tuple(mending.told)
 
 

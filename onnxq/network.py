@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibrate import Calibration
 from onnxq.checkpoint import Checkpoint
+from onnxq.closeness import closeness
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Quantised
@@ -69,6 +70,8 @@ class NetworkSolution:
         layers: solutions by layer name.
         outputs: grids of tensors that are quantised where they are made, by tensor name.
         samples: calibration samples seen.
+        sqnr_db: by network output, float against simulated quantised network on these samples, which it was fitted
+            to; empty in parallel mode, which does not run the quantised network, and after tuning.
         remarks: what later changes came to.
         tables: solutions by the name of the table's node.
         extremes: ranges from the smallest to the largest value seen, by the name of the layer that reads the tensor,
@@ -78,6 +81,7 @@ class NetworkSolution:
     layers: Mapping[str, LayerSolution]
     outputs: Mapping[str, QuantParams]
     samples: int
+    sqnr_db: Mapping[str, float | None]
     remarks: tuple[Remark, ...] = ()
     tables: Mapping[str, TableSolution] = field(default_factory=dict)
     extremes: Mapping[str, QuantParams] = field(default_factory=dict)
@@ -129,7 +133,9 @@ def solve_network(
     ) as calibration:
         walk = _Walk(model, plan, config, checkpoint, making)
         stages = split_stages(model, [p.layer for p in plan.layers])
+        apart = model.not_comparable
         blocks = find_blocks(model, stages) if config.reconstructs else ()
+        blocks = tuple(b for b in blocks if not apart.keys() & {layer.input for layer in b.layers})
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
         runs = sum(bool(stage.nodes) for stage in stages) * (1 + sequential * (1 + config.para_normalise))
         total = runs * calibration.batches + len(plan.layers)
@@ -147,10 +153,15 @@ def solve_network(
             walk.solve(stage, calibration, tell)
             if stage in last:
                 walk.reconstruct(last[stage], calibration)
+        judged = sequential and not making.plain
+        ends = (calibration.outputs(batch) for batch in range(calibration.batches if judged else 0))
+        sqnr_db, remarks = closeness(ends, apart)
         return NetworkSolution(
             layers=walk.solutions,
             outputs=walk.outputs,
             samples=calibration.samples,
+            sqnr_db=sqnr_db,
+            remarks=remarks,
             tables=walk.tables,
             extremes=walk.extremes,
         )
@@ -194,8 +205,9 @@ class _Walk:
         if seen.moments:
             found = calibration.moments(stage, inputs, self._constants(stage), tell)
             for layer in stage.layers:
-                solution, wanted = self.solutions[layer.name], seen.moments[layer.name]
-                self.solutions[layer.name] = para_normalised(layer, solution, wanted, found[layer.name])
+                solution, wanted = self.solutions[layer.name], seen.moments.get(layer.name)
+                if wanted is not None and layer.name in found:  # otherwise it saw nothing
+                    self.solutions[layer.name] = para_normalised(layer, solution, wanted, found[layer.name])
         calibration.advance(stage, inputs, self._constants(stage), {t: self.outputs[t] for t in own}, tell)
         for place in self._plan.outputs:  # grids that were waiting for the layer they follow
             known = self._grids.get((place.like or "", place.bits))

@@ -21,6 +21,7 @@ from onnxq.checkpoint import fingerprint
 from onnxq.config import Config
 from onnxq.data import Data, first_feeds, read_feeds
 from onnxq.diagnosis import diagnosed
+from onnxq.emptiness import without_empty
 from onnxq.execute.chain import Quantised
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
@@ -28,7 +29,7 @@ from onnxq.ir.table import find_tables
 from onnxq.network import by_constant
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, silent
-from onnxq.quantisation import Clock, Result, Task, opset_of, prepared_model, run
+from onnxq.quantisation import GATE_SAMPLES, Clock, Result, Task, opset_of, prepared_model, run
 from onnxq.stream import Again, batch_size, counted
 
 
@@ -97,6 +98,7 @@ def sensitivity(
         read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch)
         for feed in counted(read, calibration, config, progress):
             kept.append(feed)
+        prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))
         return tables_for(
             prepared, kept, config, measuring or Measuring(), progress, float_bytes=model_bytes(model), name=name
         )
@@ -118,6 +120,7 @@ def _mixed(
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
             kept.append(feed)
+        prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))
         clock, problem = Clock(), None
         with clock.stage("allocate"):
             if allocation is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.ir.model import Model
-from onnxq.ir.paths import behind_clipping, carried_to, moved_into_subgraph, reaches_float_layer
+from onnxq.ir.paths import behind_clipping, carried_to, float_layers, moved_into_subgraph, reaches
 from onnxq.ir.product import Product
 from onnxq.target import Target
 
@@ -57,17 +57,18 @@ def _outputs(model: Model, planned: Sequence[LayerPlan], target: Target) -> tupl
     if target.outputs == "none":
         return ()
     inputs = {p.layer.input: p for p in planned}
-    names = {p.layer.name for p in planned}
+    in_float = float_layers(model, {p.layer.name for p in planned})
+    asked = _asked(planned)
     quantisers = []
     for plan in planned:
         tensor = plan.layer.activated
-        bits = {p.activations for p in planned if p.layer.input == tensor}
+        bits = asked.get(tensor, set())
         wanted = plan.activations if target.outputs == "layers" else 8
         if wanted == FLOAT_BITS or (target.outputs == "kernels" and not plan.integer_kernel):
             continue
         if bits and bits != {wanted}:
             continue  # a reader with another grid would round a second time, which costs accuracy
-        if reaches_float_layer(model, tensor, names):
+        if reaches(model, tensor, in_float):
             continue  # between quantisers, onnxruntime would quantise that layer's weights on its own account
         if moved_into_subgraph(model, tensor):
             continue  # onnxruntime aborts where it would move the DequantizeLinear towards a subgraph
@@ -77,21 +78,30 @@ def _outputs(model: Model, planned: Sequence[LayerPlan], target: Target) -> tupl
     return tuple(quantisers)
 
 
+def _asked(planned: Sequence[LayerPlan]) -> dict[str, set[int]]:
+    """Bits that layers give their inputs, by the tensor."""
+    found: dict[str, set[int]] = {}
+    for plan in planned:
+        found.setdefault(plan.layer.input, set()).add(plan.activations)
+    return found
+
+
 def _between(
     model: Model, planned: Sequence[LayerPlan], known: Collection[str], config: Config
 ) -> tuple[Quantiser, ...]:
     """Quantisers on what operators besides the layers make, on the targets that have them."""
     inputs = {p.layer.input: p for p in planned}
-    names = {p.layer.name for p in planned}
+    in_float = float_layers(model, {p.layer.name for p in planned})
+    asked = _asked(planned)
     quantisers = []
     for node in model.graph.nodes:
         if node.op not in config.rules.output_ops or node.domain not in (None, "", "ai.onnx"):
             continue
         tensor = behind_clipping(model, node.outputs[0].name)
-        bits = {p.activations for p in planned if p.layer.input == tensor} or {config.activations}
+        bits = asked.get(tensor) or {config.activations}
         if node.outputs[0].dtype != np.float32 or len(bits) > 1 or bits == {FLOAT_BITS} or tensor in known:
             continue
-        if reaches_float_layer(model, tensor, names) or moved_into_subgraph(model, tensor):
+        if reaches(model, tensor, in_float) or moved_into_subgraph(model, tensor):
             continue
         like = tensor if tensor in inputs else carried_to(model, tensor, inputs)
         shared = like if like and {inputs[like].activations} == bits else None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.fitting import fit_bits, require_opset, require_taken
+from onnxq.ir.floats import FloatConstant, float_constants
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.paths import edge_layers
 from onnxq.ir.product import Product, find_products
+from onnxq.ir.singular import find_singularities
 from onnxq.ir.table import Table, find_tables
 from onnxq.places import Quantiser as Quantiser
 from onnxq.places import find_places
@@ -66,6 +68,7 @@ class Plan:
         tables: tables whose rows are stored as integers.
         mask: the input that tells padding from tokens; None where there is none.
         raised: layers that have other bits than were asked for because of the target.
+        floats: constants that stay in float.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -75,6 +78,23 @@ class Plan:
     tables: tuple[TablePlan, ...] = ()
     mask: str | None = None
     raised: tuple[Remark, ...] = ()
+    floats: tuple[FloatConstant, ...] = ()
+
+    @property
+    def numbers(self) -> int:
+        """Weights and entries of tables that are quantised."""
+        return sum(p.layer.parameters for p in self.layers) + sum(p.table.parameters for p in self.tables)
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes that the constants take before anything is quantised."""
+        return 4 * self.numbers + sum(constant.bytes for constant in self.floats)
+
+    @property
+    def share(self) -> float:
+        """Share of the numbers in weights and tables, and whatever else is no vector, that are quantised, 0 to 1."""
+        others = sum(constant.elements for constant in self.floats if not constant.is_vector)
+        return self.numbers / max(self.numbers + others, 1)
 
 
 def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | None = None) -> Plan:
@@ -126,12 +146,26 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         p for p in find_products(model) if config.quantises_products(choice.get(p.name, usual).activations)
     )
     outputs = find_places(model, planned, products, config)
+    exact = find_singularities(model).exact
     names = {p.name for p in products}
     remarks = tuple(r for r in model.remarks + remarks if r.node not in names)
+    remarks += tuple(Remark(q.tensor, exact[q.tensor]) for q in outputs if q.tensor in exact)
+    outputs = tuple(q for q in outputs if q.tensor not in exact)
     known = tuple(r for r in raised if choice[r.node] != FLOAT)
     stored = tuple(TablePlan(t, table_bits(t, choice.get(t.name, usual), config)) for t in tables)
     stored = tuple(p for p in stored if p.bits != FLOAT_BITS)
-    return Plan(tuple(planned), outputs, remarks, products, stored, find_mask(model), known)
+    floats = float_constants(model, _read_as_integers(planned, stored, config))
+    return Plan(tuple(planned), outputs, remarks, products, stored, find_mask(model), known, floats)
+
+
+def _read_as_integers(layers: Sequence[LayerPlan], tables: Sequence[TablePlan], config: Config) -> set[tuple[str, str]]:
+    """Names of nodes and of the constants that they read as integers."""
+    found = {(p.layer.name, p.layer.weight) for p in layers} | {(p.table.name, p.table.weight) for p in tables}
+    for planned in layers if not config.rules.float_bias else ():
+        layer = planned.layer
+        if layer.bias and layer.op != "MatMul" and planned.activations != FLOAT_BITS:
+            found.add((layer.name, layer.bias))
+    return found
 
 
 def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:
@@ -168,3 +202,9 @@ def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str], ot
         raise ConfigError(
             "the allocation leaves every layer in float, so there is nothing to quantise; lower a budget."
         )
+
+
+def without_chosen(model: Model, plan: Plan) -> Plan:
+    """The plan without layers whose rows depend on values: some samples may have none of them."""
+    chosen = model.chosen
+    return replace(plan, layers=tuple(p for p in plan.layers if p.layer.input not in chosen)) if chosen else plan

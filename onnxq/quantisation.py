@@ -17,17 +17,22 @@ from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
 from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
+from onnxq.emptiness import without_empty
+from onnxq.errors import NotFiniteError, UnsupportedError
 from onnxq.execute.memory import free_old_graphs
 from onnxq.fine_tuning import affordable, tuned
+from onnxq.folding import fold_constants
 from onnxq.ir.excluded import exclude
 from onnxq.ir.front_end import spectrogram
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import identity, save
+from onnxq.ir.singular import find_singularities
 from onnxq.ir.size import model_bytes
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.mend import emit_through_gate
 from onnxq.network import Making, NetworkSolution, solve_network
+from onnxq.own_batch import with_own_batch
 from onnxq.passes.prepare import prepare
 from onnxq.plan import make_plan
 from onnxq.progress import Listener, Progress
@@ -39,8 +44,7 @@ from onnxq.ties import without_ties
 from onnxq.validation.folds import Folds, make_folds
 from onnxq.validation.judgement import exact_outputs, judge
 from onnxq.validation.outliers import find_unlike
-from onnxq.validation.quality import output_qualities
-from onnxq.validation.rewrites import Rewrite, judge_plain
+from onnxq.validation.rewrites import Choice, Rewrite, judge_plain
 from onnxq.validation.unseen import Made, better_of, cross_fitted, prepare_network
 from onnxq.verify import LevelCheck
 from onnxq.version import VERSION
@@ -95,21 +99,48 @@ class Task:
 def run(task: Task) -> Run:
     """One way through; the samples are kept as long as it takes."""
     with Again(task.config.memory_limit // 8) as again:
-        return _way_through(task, again)
+        try:
+            return _way_through(task, again, {})
+        except NotFiniteError as error:
+            if not len(again):  # nothing was read
+                raise
+            singular = find_singularities(prepared_model(task.model, task.config, opset_of(task.config, task.choice)))
+            told = (
+                f"left in float: with its weights rounded, {error.what} is NaN or infinite where it is finite in float"
+            )
+            if not singular.layers:
+                raise
+            try:
+                return _way_through(task, again, dict.fromkeys(singular.layers, told))
+            except UnsupportedError:  # no layer is left
+                raise error from None
 
 
-def _way_through(task: Task, feeds: Again) -> Run:
+def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
+    """One attempt.
+
+    Args:
+        task: what is asked for.
+        feeds: keeps the samples; those it holds already are read from it.
+        in_float: layers to leave in float, and why.
+    """
     config, choice, progress = task.config, task.choice, task.progress
     clock = Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = prepared_model(task.model, config, opset_of(config, choice))
-        plan = make_plan(prepared, config, choice)
+        prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
+        exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
-        given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch_size(prepared.inputs))
-        for feed in counted(given, task.calibration, config, progress):
-            feeds.append(feed)
+        if not len(feeds):
+            batch = batch_size(prepared.inputs)
+            given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
+            for feed in counted(given, task.calibration, config, progress):
+                feeds.append(feed)
     gate = list(first_feeds(feeds, GATE_SAMPLES))
+    asked, prepared = prepared, without_empty(prepared, gate)
+    found = in_float.keys() | (prepared.in_float.keys() - asked.in_float.keys())
+    choice = choice and {name: bits for name, bits in choice.items() if name not in found}
+    plan = make_plan(prepared, config, choice)
     unlike = find_unlike(feeds)
     weights = sum(p.layer.parameters for p in plan.layers)
     folds = make_folds(feeds, whole=has_fixed_batch(prepared.inputs), weights=weights)
@@ -131,20 +162,21 @@ def _way_through(task: Task, feeds: Again) -> Run:
     with clock.stage("judge"):
         made = Made(ready, plan, network, None)
         if plainest:
-            made = _judged(task, config, folds, plainest.rewrite, prepared, made)
+            made = _judged(config, choice, folds, plainest.rewrite, prepared, made, progress)
             assert made.judgement is not None
             made = dataclasses.replace(made, judgement=made.judgement.without(unlike.samples))
             made = better_of(made, prepared, config, choice, feeds, folds, plainest)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
-        made, proto, checks = _verified(made, prepared, config, gate)
+        made, proto, checks = _verified(made, config, gate, feeds if exposed else ())
     report = run_report(made, config, folds, unlike, proto, checks, size, clock.seconds, stages)
     return Run(Result(model=proto, report=report), made.model, made.network)
 
 
-def _judged(task: Task, config: Config, folds: Folds, rewrite: Rewrite, prepared: Model, made: Made) -> Made:
+def _judged(
+    config: Config, choice: Choice, folds: Folds, rewrite: Rewrite, prepared: Model, made: Made, progress: Listener
+) -> Made:
     """A network with what it does to samples that it was not made from, where there are any."""
-    progress = task.progress
     if not folds.cuts:
         return made
     done = 0
@@ -156,7 +188,7 @@ def _judged(task: Task, config: Config, folds: Folds, rewrite: Rewrite, prepared
 
     progress(Progress("judge", 0, len(folds.cuts)))
     if folds.crossed:
-        return dataclasses.replace(made, judgement=cross_fitted(prepared, config, task.choice, folds, rewrite, tell))
+        return dataclasses.replace(made, judgement=cross_fitted(prepared, config, choice, folds, rewrite, tell))
     held = folds.cuts[0].judged
     found = judge(made.model, made.plan, made.network, held, exact_outputs(prepared, held), held.indices)
     tell()
@@ -164,21 +196,19 @@ def _judged(task: Task, config: Config, folds: Folds, rewrite: Rewrite, prepared
 
 
 def _verified(
-    made: Made, prepared: Model, config: Config, gate: Sequence[Feed]
+    made: Made, config: Config, gate: Sequence[Feed], every: Sequence[Feed]
 ) -> tuple[Made, onnx.ModelProto, tuple[LevelCheck, ...]]:
     """A network as it is emitted, through the gate."""
     layers = without_ties(made.model, [p.layer for p in made.plan.layers], made.network.layers, made.network.outputs)
     network = dataclasses.replace(made.network, layers=layers)
-    seen = judge(made.model, made.plan, network, gate, exact_outputs(prepared, gate))
-    sqnr_db = {quality.output: quality.sqnr_db for quality in output_qualities(seen)}
-    proto, checks, mended = emit_through_gate(made.model, made.plan, network, config, gate, sqnr_db)
+    proto, checks, mended = emit_through_gate(made.model, made.plan, network, config, gate, every)
     network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
     return dataclasses.replace(made, network=network), proto, checks
 
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
     """A model read and rewritten, with what stays in float marked; what it was in between is freed."""
-    prepared = spectrogram(prepare(load(model, minimum_opset=opset)))
+    prepared = spectrogram(prepare(with_own_batch(fold_constants(load(model, minimum_opset=opset)))))
     free_old_graphs()
     return exclude(prepared, config.exclude) if config.exclude else prepared
 

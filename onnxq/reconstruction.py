@@ -19,6 +19,7 @@ from onnxq.calibrate import Calibration
 from onnxq.execute.spool import Arrays, Spool
 from onnxq.ir.block import Block, block_model
 from onnxq.ir.model import Model
+from onnxq.ir.part import kind_of
 from onnxq.learning import Tuning
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams
@@ -58,7 +59,7 @@ def reconstructed(
 
     keep_compiled_programs()
     own = {layer.name: solutions[layer.name] for layer in block.layers}
-    types = {name: array.dtype for name, array in calibration.marked(0).items()}
+    types = {name: kind_of(value) for name, value in calibration.marked(0).items()}
     proto = block_model(model, block, types)
     read = [i.name for i in proto.graph.input]
     with Spool(memory_limit) as wanted:
@@ -89,7 +90,7 @@ def _keep(calibration: Calibration, leaves: Sequence[str], wanted: Spool) -> lis
     made: dict[str, NDArray[np.generic]] = {}
     for batch in range(calibration.batches):
         arrays = calibration.exact(batch)
-        made = {name: arrays[name] for name in leaves if np.issubdtype(arrays[name].dtype, np.floating)}
+        made = {name: arrays[name] for name in leaves if _is_float(arrays[name])}
         wanted.put(batch, made)
     return list(made)
 
@@ -118,3 +119,7 @@ class _Batches(Sequence[Any]):
         if index >= self._count:
             raise IndexError(index)  # ends an iteration
         return self._read(index)
+
+
+def _is_float(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype.kind == "f"

@@ -9,11 +9,13 @@ from typing import Any
 import onnx
 
 from onnxq.config import Config
+from onnxq.ir.floats import told
 from onnxq.ir.model import Remark
-from onnxq.ir.size import model_bytes
+from onnxq.ir.size import model_bytes, tensor_bytes, tensors_of
 from onnxq.plan import Plan
 from onnxq.report.run import POOR_DB, JudgedBy, LayerReport, RunReport
 from onnxq.report.stage import StageReport
+from onnxq.selection import FLOATS
 from onnxq.validation.folds import Folds
 from onnxq.validation.outliers import Unlike
 from onnxq.validation.quality import OutputQuality, output_qualities
@@ -73,7 +75,7 @@ def run_report(
         config=values,
         samples=network.samples,
         layers=tuple(layers),
-        left_in_float=plan.remarks,
+        left_in_float=told(plan.remarks, plan.floats, model_bytes(proto), _stored(proto)),
         notes=(
             *plan.raised,
             *_beside_layers(plan),
@@ -87,12 +89,19 @@ def run_report(
         judged_by=_judged_by(folds),
         judged=len(made.judgement.samples) if made.judgement else 0,
         unseen=unseen,
-        simulated_sqnr_db={quality.output: quality.sqnr_db for quality in unseen},
+        simulated_sqnr_db=dict.fromkeys(network.sqnr_db) | {quality.output: quality.sqnr_db for quality in unseen},
         loads=checks,
         fp32=size,
         quantized=model_bytes(proto),
+        quantized_share=plan.share,
         seconds=dict(seconds),
     )
+
+
+def _stored(proto: onnx.ModelProto) -> dict[str, int]:
+    """Bytes of the model's constants in float, by the name that they had; those in half floats too."""
+    floats = [t for t in tensors_of(proto.graph) if t.data_type in FLOATS]
+    return {t.name.removesuffix("/float16"): tensor_bytes(t) for t in floats}
 
 
 def _beside_layers(plan: Plan) -> Iterator[Remark]:

@@ -27,7 +27,7 @@ from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.migration import MIGRATED, migrated
-from onnxq.plan import make_plan
+from onnxq.plan import make_plan, without_chosen
 from onnxq.progress import Listener
 
 FEWEST_HELD = 8
@@ -48,8 +48,9 @@ def equalised_for(model: Model, choice: Mapping[str, Candidate], feeds: Sequence
     """The model with its channels equalised and ranges migrated for an allocation, where that is asked for."""
     if not config.equalise or all(choice[layer.name] == FLOAT for layer in find_layers(model)[0]):
         return model
-    ready = equalised(model, make_plan(model, config, choice), feeds, second_order=config.second_order)
-    return migrated(ready, make_plan(ready, config, choice), feeds)
+    settled = without_chosen(model, make_plan(model, config, choice))
+    ready = equalised(model, settled, feeds, second_order=config.second_order)
+    return migrated(ready, without_chosen(ready, make_plan(ready, config, choice)), feeds)
 
 
 def alike(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
@@ -146,7 +147,9 @@ def measured_loss(
     """
     names = [t.name for t in model.outputs]
     exact = Session(to_outline(model), "the float model")
-    loss = OutputLoss([exact.run(feed, names) for feed in feeds], metric)
+    counts = [samples_in(feed) for feed in feeds]
+    made = [exact.run(feed, names) for feed in feeds]
+    loss = OutputLoss(made, metric, chosen=model.not_comparable, samples=counts)
     quantised = Session(proto, "the quantised model")
     parts: list[NDArray[np.float64]] = [loss.of(i, quantised.run(feed, names)) for i, feed in enumerate(feeds)]
     each = np.concatenate(parts)

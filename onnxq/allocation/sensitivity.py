@@ -29,7 +29,7 @@ from onnxq.allocation.tables import SensitivityTable, as_matrix
 from onnxq.calibrate import Calibration
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import FLOAT_BITS, Config
-from onnxq.data import Feed
+from onnxq.data import Feed, samples_in
 from onnxq.execute.chain import Chain, Quantised, make_step
 from onnxq.execute.frontier import passed
 from onnxq.execute.observation import Observation
@@ -157,7 +157,8 @@ class _Walk:
         self._judged = calibration.passing or range(calibration.batches)
         exact_chain = Chain(model, self.stages, Quantised())
         exact = [exact_chain.run(calibration.before(b), 0) for b in self._judged]
-        self._loss = OutputLoss(exact, metric)
+        counts = [samples_in(calibration.before(b)) for b in self._judged]
+        self._loss = OutputLoss(exact, metric, chosen=model.not_comparable, samples=counts)
         self._chain = Chain(model, self.stages, reference.quantised) if reference.bits else exact_chain
         self._base = [
             self._loss.of(place, self._chain.run(calibration.before(batch), 0))

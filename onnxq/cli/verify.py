@@ -49,12 +49,13 @@ def verify(
     from onnxq.data import count_samples, read_feeds
     from onnxq.execute.memory import free_old_graphs
     from onnxq.ir.load import OLDEST_OPSET, load
+    from onnxq.own_batch import with_own_batch
     from onnxq.progress import Progress
     from onnxq.report.text import make_console, show_verification
     from onnxq.stream import batch_size
     from onnxq.verify import verify as run
 
-    inputs = load(fp32, minimum_opset=OLDEST_OPSET).inputs
+    inputs = with_own_batch(load(fp32, minimum_opset=OLDEST_OPSET)).inputs
     free_old_graphs()
     batch = batch_size(inputs)
     feeds = read_feeds(data, inputs, samples=samples, batch=batch, ignore={labels} if labels else ())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -37,10 +37,12 @@ class Signature:
     Attributes:
         inputs: the inputs of the model, in its order.
         ignored: names that a source may hold beside the inputs, such as labels.
+        whole: what comes is one feed, whatever its first axes.
     """
 
     inputs: tuple[TensorInfo, ...]
     ignored: Container[str] = ()
+    whole: bool = False
 
     @property
     def fixed_batch(self) -> int | None:
@@ -54,13 +56,25 @@ class Signature:
 
         It cannot where an input is a scalar, where two inputs fix different first axes, or where one fixes it at
         more than 1 and leaves another axis open beside an input whose first is open: the state of a recurrent
-        network has its layers first and the samples behind them.
+        network has its layers first and the samples behind them. Nor can it where the samples have shown it
+        (:meth:`settled`).
         """
-        if any(info.shape == () for info in self.inputs) or len(self._fixed_first_axes()) > 1:
+        if self.whole or any(info.shape == () for info in self.inputs) or len(self._fixed_first_axes()) > 1:
             return False
         shapes = [info.shape for info in self.inputs if info.shape]
         elsewhere = any(shape[0] not in (None, 1) and None in shape for shape in shapes)
         return not (elsewhere and any(shape[0] is None for shape in shapes))
+
+    def settled(self, shapes: Mapping[str, Sequence[int]]) -> Signature:
+        """The signature in the light of some samples.
+
+        An input that fixes its first axis at 1 and leaves another open, beside one whose first is open, may be the
+        state of a network of one layer. Where the first axes that come differ, it is, and they are one feed.
+        """
+        known = [info.shape for info in self.inputs if info.shape]
+        doubtful = any(s[0] == 1 and None in s for s in known) and any(s[0] is None for s in known)
+        lengths = {tuple(shapes[info.name][:1]) for info in self.inputs if info.name in shapes}
+        return replace(self, whole=True) if doubtful and self.has_sample_axis and len(lengths) > 1 else self
 
     def takes(self, name: str) -> bool:
         """Whether the model has an input of that name."""

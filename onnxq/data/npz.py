@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from onnxq.data.feed import Piece, Signature
 from onnxq.data.npy import Header, mapped, read_header
+from onnxq.data.stacked import feeds_in
 from onnxq.data.validate import check, check_names
 from onnxq.errors import CalibrationError
 from onnxq.ir.tensor import TensorInfo
@@ -30,7 +31,7 @@ _READ = 1 << 18  # bytes asked of the unpacker at a time: what it returns is cop
 class NpzFile:
     """A .npz file with one array per model input, first axis samples.
 
-    For a model without a sample axis the file is one feed.
+    For a model without a sample axis the file is one feed, or several (:mod:`onnxq.data.stacked`).
     """
 
     path: Path
@@ -50,7 +51,9 @@ class NpzFile:
             keys = _members(archive)
             check_names(keys, signature, self.name)
             headers = {info.name: _header(archive, keys[info.name]) for info in signature.inputs}
-            check({key: TensorInfo(key, h.dtype, h.shape) for key, h in headers.items()}, signature, self.name)
+            signature = signature.settled({key: h.shape for key, h in headers.items()})
+            if signature.has_sample_axis:
+                check({key: TensorInfo(key, h.dtype, h.shape) for key, h in headers.items()}, signature, self.name)
             opened = {info.name: stack.enter_context(archive.open(keys[info.name])) for info in signature.inputs}
             if not signature.has_sample_axis:
                 yield Piece(self.name, {name: _whole(stream, read_header(stream)) for name, stream in opened.items()})
@@ -62,8 +65,11 @@ class NpzFile:
     def count(self, signature: Signature | None) -> int | None:
         """Length of the first axis, from the headers, where all arrays (or all inputs) agree on it."""
         with _unpacking(self.path) as archive:
-            if signature is not None and not signature.has_sample_axis:
-                return 1
+            if signature is not None:
+                found = {key: _header(archive, m).shape for key, m in _members(archive).items() if signature.takes(key)}
+                signature = signature.settled(found)
+                if not signature.has_sample_axis:
+                    return feeds_in(found, signature)
             lengths = {
                 _header(archive, member).shape[:1]
                 for key, member in _members(archive).items()

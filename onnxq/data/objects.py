@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data.feed import Feed, Piece, Signature
+from onnxq.data.stacked import feeds_in
 from onnxq.errors import CalibrationError
 
 
@@ -42,6 +43,10 @@ class Arrays:
 
     def count(self, signature: Signature | None) -> int | None:
         """Length of the first axis, where all arrays (or all inputs) agree on it."""
+        shapes = {key: array.shape for key, array in self.values.items()}
+        signature = None if signature is None else signature.settled(shapes)
+        if signature is not None and not signature.has_sample_axis:
+            return feeds_in(shapes, signature)
         lengths = {
             _length(array, signature) for key, array in self.values.items() if signature is None or signature.takes(key)
         }

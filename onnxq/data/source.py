@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -54,9 +55,10 @@ def read_feeds(
             Anything with ``__array__`` counts as an array.
         inputs: the inputs of the model. Where they fix their first axis, ``batch`` must be that
             number, and an incomplete last batch is dropped. Where they have no sample axis (a
-            scalar input, or different fixed first axes) every batch of an iterable, every file (or
-            set of files) of a folder, and otherwise the whole source is one feed, passed on as it
-            is.
+            scalar input, different fixed first axes, or one fixed before an open axis beside an open
+            one) every batch of an iterable, every file (or set of files) of a folder, and otherwise the
+            whole source is one feed, passed on as it is, or several that are stacked
+            (:mod:`onnxq.data.stacked`).
         samples: use the first so many (without a sample axis: feeds); the rest is not even looked
             at. ``None`` for all.
         batch: samples a feed.
@@ -148,7 +150,12 @@ def _source_at(path: Path) -> Source:
 
 
 def _feeds(source: Source, signature: Signature, samples: int | None, batch: int) -> Iterator[Feed]:
-    feeds = validated(source.pieces(signature, batch), signature, batch, samples)
+    pieces = source.pieces(signature, batch)
+    first = next(pieces, None)
+    if first is not None:
+        signature = signature.settled({name: array.shape for name, array in first.arrays.items()})
+        pieces = chain([first], pieces)
+    feeds = validated(pieces, signature, batch, samples)
     if signature.has_sample_axis:
         feeds = rebatch(feeds, batch)
         if signature.fixed_batch is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data.feed import Feed, Piece, Signature
+from onnxq.data.stacked import complete_feeds
 from onnxq.errors import CalibrationError
 from onnxq.ir.tensor import TensorInfo
 
@@ -32,6 +33,8 @@ def validated(pieces: Iterable[Piece], signature: Signature, rows: int, limit: i
         CalibrationError: a piece does not fit, or a value is not finite.
     """
     done = 0
+    if not signature.has_sample_axis:
+        pieces = (feed for piece in pieces for feed in complete_feeds(piece, signature))
     for piece in pieces:
         check({name: facts(name, array) for name, array in piece.arrays.items()}, signature, piece.origin)
         arrays = {info.name: piece.arrays[info.name] for info in signature.inputs}
@@ -123,6 +126,8 @@ def _check_shape(found: TensorInfo, wanted: TensorInfo, signature: Signature, or
         advice = "the channels seem to come last, so transpose with (0, 3, 1, 2)"
     elif len(shape) == 4 and _fits((shape[0], shape[2], shape[3], shape[1]), expected):
         advice = "the channels seem to come first, so transpose with (0, 2, 3, 1)"
+    elif not signature.has_sample_axis:
+        advice = "give one sample in that shape, or all with one more axis in front of every input that counts them"
     else:
         advice = "bring the samples into that shape first"
     raise CalibrationError(f"{origin} has {found.describe()} where the model takes {shown.describe()}: {advice}")

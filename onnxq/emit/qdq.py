@@ -31,7 +31,9 @@ from onnx import helper, numpy_helper
 
 from onnxq.config import Config
 from onnxq.emit.half import narrow_constants
+from onnxq.emit.spare import spare_outputs
 from onnxq.emit.tables import emit_tables
+from onnxq.ir.header import write_notes_of_constants
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.order import sort_nodes, subgraphs
@@ -85,6 +87,7 @@ def emit(
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
     proto = writer.finish()
+    write_notes_of_constants(proto, model.header, ("/quantized", "/float"))
     if model.header.half:
         narrow_constants(proto)
     return proto
@@ -203,6 +206,7 @@ class _Writer:
 
     def finish(self) -> onnx.ModelProto:
         """The model with its nodes in order and without what nothing reads any more."""
+        spare_outputs(self._graph, self._fresh)
         sort_nodes(self._graph)
         self._outline.drop_unread()
         del self._graph.value_info[:]

@@ -12,6 +12,7 @@ from onnxq.execute.frontier import Step, passed, stage_feed
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
+from onnxq.ir.part import kind_of
 from onnxq.ir.stage import Stage, stage_model
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams
@@ -83,7 +84,7 @@ class Chain:
 
 def make_step(model: Model, stage: Stage, arrays: Arrays, quantised: Quantised) -> Step:
     """A stage ready to run on tensors of the types of ``arrays``."""
-    types = {name: array.dtype for name, array in stage_feed(stage, arrays, {}).items()}
+    types = {name: kind_of(value) for name, value in stage_feed(stage, arrays, {}).items()}
     part = stage_model(model, stage, stage.makes, types, quantised.constants(stage), quantised.quantisers(stage))
     session = Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
     return Step(stage, session, quantised.grids(stage))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxq.execute.ort import Session
-from onnxq.execute.spool import Arrays, Spool
+from onnxq.execute.spool import Arrays, Spool, bytes_of
 from onnxq.ir.stage import QUANTISED_INPUT, Stage
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.spec import QuantParams
@@ -113,4 +113,4 @@ class Frontier:
 
 
 def _size(arrays: Arrays) -> int:
-    return sum(array.nbytes for array in arrays.values())
+    return sum(bytes_of(value) for value in arrays.values())

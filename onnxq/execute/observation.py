@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.errors import CalibrationError
+from onnxq.errors import CalibrationError, NotFiniteError
 from onnxq.execute.hold_out import HoldOut, KeepBack
 from onnxq.execute.layer_rows import Rows, join, rows_wanted
 from onnxq.execute.spool import Arrays
@@ -51,6 +51,7 @@ class Sampling:
         masks: real tokens of each batch.
         hold_out: which samples are kept back.
         rows: gather rows of the layers' inputs and outputs.
+        chosen: tensors of which the two networks may hold different rows, or different draws.
     """
 
     seed: int
@@ -62,6 +63,7 @@ class Sampling:
     masks: Sequence[Mask | None]
     hold_out: HoldOut
     rows: bool = True
+    chosen: frozenset[str] = frozenset()
 
     def fitted(self, batch: int) -> NDArray[np.bool_]:
         """Which samples of a batch may be fitted, (samples,)."""
@@ -120,9 +122,13 @@ class Gathering:
 
         Raises:
             CalibrationError: a layer reads or makes NaN or infinity in the float network.
+            NotFiniteError: a layer reads NaN or infinity in the quantised network alone.
         """
         layers = self._stage.layers
         _require_finite({n: exact[n] for n in self._read} | {layer.output: made[layer.output] for layer in layers})
+        for name in self._read:
+            if seen[name] is not exact[name] and not np.isfinite(seen[name].astype(np.float32, copy=False)).all():
+                raise NotFiniteError(f"tensor {name!r}")
         if batch >= len(self._sampling.starts):
             return
         for name, histogram in self._histograms.items():
@@ -130,13 +136,14 @@ class Gathering:
             self._histograms[name] = self._sampling.counted(histogram, values, batch)
         for index, layer in enumerate(layers):
             x, y = exact[layer.input], made[layer.output]
-            if self._sampling.moments:
+            if self._sampling.moments and y.size:
                 known = self._moments.get(layer.name)
                 self._moments[layer.name] = channel_moments(y, layer.output_axis, known)
             if not self._sampling.rows:
                 continue
             rng = np.random.default_rng([self._sampling.seed, self._stage.depth, index, batch])
-            self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input], x, y))
+            alike = layer.input not in self._sampling.chosen and seen[layer.input].shape == x.shape
+            self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input] if alike else x, x, y))
 
     def finished(self) -> Observation:
         """The observation, once every batch has been taken in; the gathering is empty then."""

@@ -54,7 +54,8 @@ class Session:
         """
         names = list(self._outputs if outputs is None else outputs)
         try:
-            return dict(zip(names, self._session.run(names, {n: np.asarray(v) for n, v in feed.items()}), strict=True))
+            given = {n: v if isinstance(v, list) else np.asarray(v) for n, v in feed.items()}
+            return dict(zip(names, self._session.run(names, given), strict=True))
         except Exception as error:
             raise UnsupportedError(f"onnxruntime cannot run {self._what}: {_first_line(error)}") from error
 

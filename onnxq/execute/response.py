@@ -26,6 +26,8 @@ def output_grid(model: Model, tensor: str, histogram: Histogram, spec: QuantSpec
     function = pointwise_behind(model, tensor)
     response = None if function is None else response_at(model, function, histogram.points(points_for(spec))[0])
     known = response is not None and bool(np.isfinite(response).all())  # a logarithm has no values below zero
+    if not histogram.size:  # no value was seen: any grid will do
+        return activation_params(histogram.update(np.zeros(1, np.float32)), spec)
     return activation_params(histogram, spec, response if known else None)
 
 

@@ -1,4 +1,7 @@
-"""Tensors of a whole calibration set, batch by batch: in memory up to a limit, beyond it on disk."""
+"""Tensors of a whole calibration set, batch by batch: in memory up to a limit, beyond it on disk.
+
+What is no tensor of numbers (a sequence, a map, text) stays in memory.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +56,10 @@ class Spool:
         """
         for name, array in arrays.items():
             self.drop([(batch, name)])
-            if self._held + array.nbytes <= self._limit:
+            size = bytes_of(array)
+            if self._held + size <= self._limit or not _is_plain(array):
                 self._memory[batch, name] = array
-                self._held += array.nbytes
+                self._held += size
                 continue
             self._written += 1
             path = Path(self._folder.name) / f"{self._written}.npy"
@@ -77,7 +82,7 @@ class Spool:
         """Forget arrays; keys that are not there are passed over."""
         for key in keys:
             array = self._memory.pop(key, None)
-            self._held -= 0 if array is None else array.nbytes
+            self._held -= 0 if array is None else bytes_of(array)
             path = self._files.pop(key, None)
             if path is not None:
                 path.unlink()
@@ -86,3 +91,16 @@ class Spool:
         """Forget every tensor but these."""
         wanted = set(names)
         self.drop([key for key in (*self._memory, *self._files) if key[1] not in wanted])
+
+
+def bytes_of(value: Any) -> int:
+    """Memory that a value of onnxruntime takes, its parts included."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes if _is_plain(value) else sum(len(str(item)) for item in value.flat)
+    if isinstance(value, dict):
+        return 16 * len(value)
+    return sum(map(bytes_of, value)) if isinstance(value, list) else 0
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and not value.dtype.hasobject

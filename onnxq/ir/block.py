@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.ir.part import part_model, set_ends
+from onnxq.ir.part import Kind, part_model, set_ends
 from onnxq.ir.stage import Stage, reads
 
 MOST_LAYERS = 16
@@ -55,7 +54,7 @@ def find_blocks(model: Model, stages: Sequence[Stage]) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def block_model(model: Model, block: Block, types: Mapping[str, np.dtype[np.generic]]) -> onnx.ModelProto:
+def block_model(model: Model, block: Block, types: Mapping[str, Kind]) -> onnx.ModelProto:
     """A block in float as a model of its own.
 
     Args:

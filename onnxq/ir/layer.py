@@ -146,11 +146,13 @@ def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
     named = [t.name for t in node.inputs[1:] if t.name in overridable]
     if named:
         return f"{named[0]} is also a graph input, which a caller may override: left in float"
-    if node.op == "MatMul" and not any(isinstance(t, gs.Constant) for t in node.inputs):
-        return "product of two activations: left in float"
     weight, data = node.inputs[1], node.inputs[0]
-    if any(maker.op == "DequantizeLinear" for t in (data, weight) for maker in t.inputs):
+    if node.op == "MatMul" and not any(isinstance(t, gs.Constant) or _is_dequantised(t) for t in node.inputs):
+        return "product of two activations: left in float"
+    if _is_dequantised(weight) or any(maker.op == "DequantizeLinear" for maker in data.inputs):
         return "its input or weight is quantised already: left as it is"
+    if node.op == "MatMul" and isinstance(data, gs.Constant) and not isinstance(weight, gs.Constant):
+        return "its weight stands first, before an input of two axes or of a number not known: left in float"
     if not isinstance(weight, gs.Constant):
         return "its weight is computed or fed by the caller, not a constant: left in float"
     if isinstance(data, gs.Constant):
@@ -174,6 +176,21 @@ def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
     if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name and len(node.inputs[2].shape) != 1:
         return "its bias differs from row to row: left in float"
     return None
+
+
+def _is_dequantised(tensor: gs.Tensor) -> bool:
+    """Whether a tensor holds what a DequantizeLinear makes of a constant, moved perhaps."""
+    while tensor.inputs and tensor.inputs[0].op in (
+        "Transpose",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+    ):
+        tensor = tensor.inputs[0].inputs[0]
+    maker = tensor.inputs[0] if tensor.inputs else None
+    return maker is not None and maker.op == "DequantizeLinear"
 
 
 def _layer(node: gs.Node, kept: set[str]) -> Layer:

@@ -14,10 +14,13 @@ from onnx import checker, inliner, numpy_helper, shape_inference
 from onnx.external_data_helper import uses_external_data
 
 from onnxq.errors import ModelError, OnnxqError, UnsupportedError
+from onnxq.ir.beyond import hide, name_standard_domain, show
 from onnxq.ir.constant import detach_constants
-from onnxq.ir.model import Header, Model, Properties
+from onnxq.ir.header import read_header, without_foreign_types, write_header
+from onnxq.ir.model import Model
 from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
+from onnxq.ir.quiet import quiet
 from onnxq.ir.size import large_weights, without_large_weights
 from onnxq.ir.widen import widen_half_floats
 
@@ -55,8 +58,10 @@ def load(source: str | Path | onnx.ModelProto, *, minimum_opset: int = 13) -> Mo
 
 def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     """The model in a message that is the caller's own."""
+    name_standard_domain(proto)
     _check_opset(proto, name)
     sort_nodes(proto.graph)
+    beyond = hide(proto, _opset(proto))
     _check(proto, name)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
@@ -65,11 +70,16 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     if proto.ir_version < OVERRIDABLE_IR:
         _unlist_defaults(proto)
     proto = _raise_opset(proto, minimum_opset, name)
+    header = read_header(proto)
     _infer_shapes(proto)
-    graph = gs.import_onnx(proto)
+    if beyond:
+        show(proto)
+    without_foreign_types(proto.graph)
+    with quiet():
+        graph = gs.import_onnx(proto)
     _restore_overridable(graph, proto.graph)
     detach_constants(graph)
-    return Model(graph=graph, header=replace(_header(proto), half=half))
+    return Model(graph=graph, header=replace(header, half=half))
 
 
 def _require_own_weights(proto: onnx.ModelProto) -> None:
@@ -197,39 +207,8 @@ def _raise_opset(proto: onnx.ModelProto, minimum: int, name: str) -> onnx.ModelP
     opset = _opset(proto)
     if opset >= minimum:
         return proto
-    header = _header(proto)
+    header = read_header(proto)
     raised = raise_opset(proto, opset, minimum, name)
     write_header(raised, header)
     _name_nodes(raised.graph)
     return raised
-
-
-def _properties(entries: object) -> Properties:
-    return tuple((p.key, p.value) for p in entries)  # type: ignore[attr-defined]
-
-
-def _header(proto: onnx.ModelProto) -> Header:
-    return Header(
-        ir_version=proto.ir_version,
-        producer_name=proto.producer_name,
-        producer_version=proto.producer_version,
-        domain=proto.domain,
-        model_version=proto.model_version,
-        doc_string=proto.doc_string,
-        metadata=_properties(proto.metadata_props),
-        node_metadata={n.name: _properties(n.metadata_props) for n in proto.graph.node if n.metadata_props},
-    )
-
-
-def write_header(proto: onnx.ModelProto, header: Header) -> None:
-    """Put a header back on a model, in place; the IR version is raised, never lowered."""
-    proto.ir_version = max(proto.ir_version, header.ir_version)
-    proto.producer_name, proto.producer_version = header.producer_name, header.producer_version
-    proto.domain, proto.model_version, proto.doc_string = header.domain, header.model_version, header.doc_string
-    del proto.metadata_props[:]
-    for key, value in header.metadata:
-        proto.metadata_props.add(key=key, value=value)
-    for node in proto.graph.node:
-        if node.name in header.node_metadata and not node.metadata_props:
-            for key, value in header.node_metadata[node.name]:
-                node.metadata_props.add(key=key, value=value)

@@ -20,6 +20,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnxq.ir import size
 from onnxq.ir.constant import is_plain
 from onnxq.ir.order import reads, subgraphs
+from onnxq.ir.quiet import quiet
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
 IR_OF_OPSET = ((25, 13), (24, 12), (23, 11), (21, 10), (19, 9), (15, 8), (12, 7), (11, 6), (10, 5), (0, 4))
@@ -76,7 +77,8 @@ def outline_of(graph: gs.Graph) -> Outline:
     try:  # onnx-graphsurgeon writes constants that were not read yet as they came: for the moment these came empty
         for tensor in large.values():
             tensor._values = LazyValues(_stub(tensor.name, tensor.dtype, tensor.shape))
-        proto = gs.export_onnx(graph, do_type_check=False)
+        with quiet():
+            proto = gs.export_onnx(graph, do_type_check=False)
     finally:
         for name, tensor in large.items():
             tensor._values = held[name]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-import onnx_graphsurgeon as gs
-
 from onnxq.ir.layer import LAYER_OPS, Layer
 from onnxq.ir.model import Model
-from onnxq.ir.stage import read_by_subgraphs, reads
+from onnxq.ir.reads import reads
 
 TRANSPARENT = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 """Operators that only move values or pick the largest: quantising before them or behind them is the same."""
@@ -37,15 +35,34 @@ def edge_layers(model: Model, layers: Sequence[Layer]) -> tuple[set[str], set[st
     return first, names - followed
 
 
-def reaches_float_layer(model: Model, tensor: str, layers: Container[str]) -> bool:
-    """Whether a node that could be a layer but is none of ``layers`` reads a tensor's values."""
-    in_float = {id(n) for n in model.graph.nodes if n.op in LAYER_OPS and n.name not in layers}
-    return _reaches(model.graph.tensors()[tensor], in_float)
+def float_layers(model: Model, layers: Container[str]) -> set[int]:
+    """The nodes that could be layers but are none of ``layers``, by identity."""
+    return {id(n) for n in model.graph.nodes if n.op in LAYER_OPS and n.name not in layers}
+
+
+def reaches(model: Model, tensor: str, wanted: Container[int]) -> bool:
+    """Whether one of some nodes reads a tensor, directly or behind operators that only move values."""
+    open_ones, known = [model.tensors[tensor]], {tensor}
+    while open_ones:
+        for node in open_ones.pop().outputs:
+            if id(node) in wanted:
+                return True
+            if node.op in MOVING:
+                open_ones += [t for t in node.outputs if t.name not in known]
+                known.update(t.name for t in node.outputs)
+    return False
 
 
 def moved_into_subgraph(model: Model, tensor: str) -> bool:
     """Whether a subgraph reads what operators that only move values make of a tensor."""
-    return _moved_into(model.graph.tensors()[tensor], read_by_subgraphs(model))
+    inner = model.read_inside
+    open_ones = [model.tensors[tensor]] if inner else []
+    while open_ones:
+        made = [t for node in open_ones.pop().outputs if node.op in MOVING for t in node.outputs]
+        if any(t.name in inner for t in made):
+            return True
+        open_ones += made
+    return False
 
 
 def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:
@@ -56,8 +73,8 @@ def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:
         tensor: where to start.
         inputs: names of the tensors that layers read.
     """
-    at, final = model.graph.tensors()[tensor], {t.name for t in model.graph.outputs}
-    while at.name not in final and len(at.outputs) == 1:
+    at = model.tensors[tensor]
+    while at.name not in model.final and len(at.outputs) == 1:
         node = at.outputs[0]
         if node.op not in TRANSPARENT or node.inputs[0] is not at or len(node.outputs) != 1:
             return None
@@ -69,7 +86,7 @@ def carried_to(model: Model, tensor: str, inputs: Container[str]) -> str | None:
 
 def carried_into(model: Model, tensor: str, wanted: Container[str]) -> set[str]:
     """Those of some tensors that a tensor's values reach first, moved, picked or clipped but not computed with."""
-    open_ones, found = [model.graph.tensors()[tensor]], set[str]()
+    open_ones, found = [model.tensors[tensor]], set[str]()
     while open_ones:
         at = open_ones.pop()
         if at.name in wanted:
@@ -81,22 +98,6 @@ def carried_into(model: Model, tensor: str, wanted: Container[str]) -> set[str]:
 
 def behind_clipping(model: Model, tensor: str) -> str:
     """What a ReLU or Clip makes of a tensor that nothing else reads; otherwise the tensor itself."""
-    readers = list(model.graph.tensors()[tensor].outputs)
-    only = len(readers) == 1 and tensor not in {t.name for t in model.graph.outputs}
+    readers = list(model.tensors[tensor].outputs)
+    only = len(readers) == 1 and tensor not in model.final
     return str(readers[0].outputs[0].name) if only and readers[0].op in ("Relu", "Clip") else tensor
-
-
-def _reaches(tensor: gs.Tensor, wanted: set[int]) -> bool:
-    """Whether one of these nodes reads a tensor, directly or behind operators that only move values."""
-    return any(
-        id(node) in wanted or (node.op in MOVING and any(_reaches(t, wanted) for t in node.outputs))
-        for node in tensor.outputs
-    )
-
-
-def _moved_into(tensor: gs.Tensor, wanted: set[str]) -> bool:
-    """Whether operators that only move values, at least one of them, lead from a tensor to one of these names."""
-    return any(
-        node.op in MOVING and any(t.name in wanted or _moved_into(t, wanted) for t in node.outputs)
-        for node in tensor.outputs
-    )

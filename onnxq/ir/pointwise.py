@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.layer import LAYER_OPS, STANDARD
 from onnxq.ir.model import Model
-from onnxq.ir.stage import read_by_subgraphs
 
 # fmt: off
 POINTWISE = (
     "Abs", "Add", "Celu", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu",
     "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt",
-    "Sub", "Tanh", "ThresholdedRelu",
+    "Sub", "Swish", "Tanh", "ThresholdedRelu",
 )
 # fmt: on
 """Operators that compute each element of their result from the same element of their operands."""
@@ -43,26 +43,38 @@ def pointwise_behind(model: Model, tensor: str) -> Pointwise | None:
     such function, or no layer behind it: what becomes of a model's outputs is not known, and the scores of a detector
     are compared far below the values that weigh in a squared error.
     """
-    start = model.graph.tensors()[tensor]
-    final = {id(t) for t in model.graph.outputs}
-    inner = read_by_subgraphs(model)
+    start = model.tensors[tensor]
+    outside = model.final | model.read_inside
     known: dict[int, gs.Tensor] = {id(start): start}
+    left = {id(start): len({id(n) for n in start.outputs})}
+    seen = {id(start)}  # known tensors that something reads which is not of the function
     nodes: list[gs.Node] = []
-    found = None
-    ahead = {id(node) for node in start.outputs}
-    for node in model.graph.nodes:  # in topological order
-        if id(node) not in ahead or not _is_pointwise(node, known):
+    found: tuple[gs.Tensor, int] | None = None
+    waiting = {id(n): n for n in start.outputs}
+    heap = [model.order[key] for key in waiting if key in model.order]  # others stand in subgraphs
+    heapify(heap)
+    while heap:
+        node = model.graph.nodes[heappop(heap)]
+        if not _is_pointwise(node, known):
             continue
         nodes.append(node)
         made = node.outputs[0]
         known[id(made)] = made
-        ahead |= {id(reader) for reader in made.outputs}
-        within = {id(n) for n in nodes}
-        seen = [t for t in known.values() if not t.outputs or any(id(n) not in within for n in t.outputs)]
-        seen += [t for t in known.values() if (id(t) in final or t.name in inner) and t is not made]
-        if len(seen) == 1 and seen[0] is made:
-            found = Pointwise(tensor, tuple(n.name for n in nodes), str(made.name))
-    return found if found and _reaches_layer(model.graph.tensors()[found.result]) else None
+        left[id(made)] = len({id(n) for n in made.outputs})
+        seen.add(id(made))
+        for key in {id(t) for t in node.inputs if id(t) in known}:
+            left[key] -= 1
+            if not left[key] and known[key].name not in outside:
+                seen.discard(key)
+        for reader in made.outputs:
+            if id(reader) not in waiting and id(reader) in model.order:
+                waiting[id(reader)] = reader
+                heappush(heap, model.order[id(reader)])
+        if seen == {id(made)}:
+            found = made, len(nodes)
+    if found is None or not _reaches_layer(found[0]):
+        return None
+    return Pointwise(tensor, tuple(n.name for n in nodes[: found[1]]), str(found[0].name))
 
 
 def _reaches_layer(tensor: gs.Tensor) -> bool:

@@ -30,10 +30,12 @@ def find_products(model: Model) -> tuple[Product, ...]:
     """The products of two activations of a prepared model whose operands are their own, in graph order."""
     kept = {t.name for t in model.graph.outputs}
     kept |= {t.name for n in model.graph.nodes for g in n.subgraphs(recursive=True) for i in g.nodes for t in i.inputs}
+    live = _live(model)
     return tuple(
         Product(node.name, node.inputs[0].name, node.inputs[1].name, node.outputs[0].name)
         for node in model.graph.nodes
         if is_product(node) and node.name not in model.in_float and all(_is_own(t, kept) for t in node.inputs)
+        if all(id(t) in live for t in node.inputs)
     )
 
 
@@ -45,6 +47,16 @@ def is_product(node: gs.Node) -> bool:
         and all(isinstance(t, gs.Variable) for t in node.inputs)
         and all(t.dtype in (None, np.float32) for t in node.inputs)
     )
+
+
+def _live(model: Model) -> set[int]:
+    """Tensors that depend on an input of the network, by identity; others are the same in every run."""
+    live = {id(t) for t in model.graph.inputs if isinstance(t, gs.Variable)}
+    for node in model.graph.nodes:
+        drawn = node.op.startswith("Random")
+        if drawn or list(node.subgraphs()) or any(id(t) in live for t in node.inputs):
+            live.update(id(t) for t in node.outputs)
+    return live
 
 
 def _is_own(tensor: gs.Tensor, kept: set[str]) -> bool:

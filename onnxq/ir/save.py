@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from onnxq.errors import OutputError
-from onnxq.ir.load import write_header
+from onnxq.ir.header import write_header
 from onnxq.ir.model import Model
 from onnxq.ir.outline import Outline, outline_of
 from onnxq.ir.size import fits_one_message, large_weights, without_large_weights

@@ -30,7 +30,7 @@ def fits_one_message(proto: onnx.ModelProto) -> bool:
 
 def weight_bytes(graph: onnx.GraphProto) -> int:
     """Bytes of a graph's stored tensors, those of its subgraphs and those in other files included."""
-    return sum(_bytes(tensor) for tensor in _tensors(graph))
+    return sum(tensor_bytes(tensor) for tensor in tensors_of(graph))
 
 
 def model_bytes(model: str | Path | onnx.ModelProto) -> int:
@@ -39,7 +39,7 @@ def model_bytes(model: str | Path | onnx.ModelProto) -> int:
         return model.ByteSize() if fits_one_message(model) else weight_bytes(model.graph)
     path = Path(model)
     proto = onnx.load(path, format="protobuf", load_external_data=False)
-    files = {ExternalDataInfo(t).location for t in _tensors(proto.graph) if uses_external_data(t)}
+    files = {ExternalDataInfo(t).location for t in tensors_of(proto.graph) if uses_external_data(t)}
     return sum(file.stat().st_size for file in (path, *(path.parent / name for name in files)))
 
 
@@ -86,15 +86,16 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
     return _claimed(tensor) >= LITTLE
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor of a graph: initializers and those in nodes, of its subgraphs too."""
     yield from graph.initializer
     for node in graph.node:
         yield from (a.t for a in node.attribute if a.HasField("t"))
         for subgraph in subgraphs(node):
-            yield from _tensors(subgraph)
+            yield from tensors_of(subgraph)
 
 
-def _bytes(tensor: onnx.TensorProto) -> int:
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Bytes that a tensor takes; what its shape claims is believed only where that is little, or not yet loaded."""
     claimed = _claimed(tensor)
     if claimed < LITTLE or uses_external_data(tensor):

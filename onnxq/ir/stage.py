@@ -7,7 +7,7 @@ network once; between two stages only the tensors that cross the cut (the fronti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,8 @@ from onnx import helper, numpy_helper
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.outline import Outline
-from onnxq.ir.part import part_model, set_ends
+from onnxq.ir.part import Kind, part_model, set_ends
+from onnxq.ir.reads import reads as reads
 from onnxq.quant.spec import QuantParams
 
 QUANTISED_INPUT = "{}/for/{}"
@@ -64,18 +65,22 @@ def split_stages(model: Model, layers: Sequence[Layer]) -> tuple[Stage, ...]:
             last[tensor.name] = max(last.get(tensor.name, 0), node_depth[node.name])
     deepest = max(node_depth.values(), default=0)
     last.update({t.name: deepest + 1 for t in model.graph.outputs})
-    return tuple(_stage(model, by_name, depth, node_depth, last, at) for at in range(deepest + 1))
+    groups: list[list[gs.Node]] = [[] for _ in range(deepest + 1)]
+    for node in model.graph.nodes:
+        groups[node_depth[node.name]].append(node)
+    coming: list[list[tuple[int, str]]] = [[] for _ in range(deepest + 1)]
+    for order, (name, at) in enumerate(depth.items()):
+        coming[at].append((order, name))
+    stages, alive = [], list[tuple[int, str]]()
+    for at, nodes in enumerate(groups):
+        alive = sorted(entry for entry in (*alive, *coming[at]) if at < last.get(entry[1], -1))
+        stages.append(_stage(by_name, depth, nodes, tuple(name for _, name in alive), at))
+    return tuple(stages)
 
 
 def _stage(
-    model: Model,
-    by_name: Mapping[str, Layer],
-    depth: Mapping[str, int],
-    node_depth: Mapping[str, int],
-    last: Mapping[str, int],
-    at: int,
+    by_name: Mapping[str, Layer], depth: Mapping[str, int], nodes: Sequence[gs.Node], frontier: tuple[str, ...], at: int
 ) -> Stage:
-    nodes = [n for n in model.graph.nodes if node_depth[n.name] == at]
     layers = tuple(by_name[n.name] for n in nodes if n.name in by_name)
     inside = {t.name for n in nodes for t in n.outputs}
     needed: dict[str, None] = {}
@@ -84,7 +89,6 @@ def _stage(
             quantised = node.name in by_name and i == 0
             if tensor.name in depth and tensor.name not in inside and not quantised:
                 needed[tensor.name] = None
-    frontier = tuple(t for t, d in depth.items() if d <= at < last.get(t, -1))
     return Stage(
         depth=at,
         layers=layers,
@@ -96,26 +100,16 @@ def _stage(
     )
 
 
-def reads(node: gs.Node) -> Iterator[gs.Tensor]:
-    """Tensors that a node reads, those its subgraphs read from outside included; constants too."""
-    yield from (t for t in node.inputs if t.name)
-    for graph in node.subgraphs():
-        inside = {t.name for n in graph.nodes for t in n.outputs} | {t.name for t in graph.inputs}
-        for inner in graph.nodes:
-            yield from (t for t in reads(inner) if t.name not in inside)
-        yield from (t for t in graph.outputs if t.name not in inside)
-
-
-def read_by_subgraphs(model: Model) -> set[str]:
+def read_by_subgraphs(model: Model) -> frozenset[str]:
     """Names of the tensors that nodes with subgraphs read, outside or inside of these."""
-    return {t.name for node in model.graph.nodes if list(node.subgraphs()) for t in reads(node)}
+    return model.read_inside
 
 
 def stage_model(
     model: Model,
     stage: Stage,
     outputs: Sequence[str],
-    types: Mapping[str, np.dtype[np.generic]],
+    types: Mapping[str, Kind],
     constants: Mapping[tuple[str, str], NDArray[np.float32]],
     quantisers: Mapping[str, QuantParams],
 ) -> Outline:
@@ -132,7 +126,7 @@ def stage_model(
     """
     part = part_model(model, set(stage.nodes), f"stage {stage.depth}")
     proto = part.proto
-    inputs = {name: types[name] for name in stage.reads}
+    inputs: dict[str, Kind] = {name: types[name] for name in stage.reads}
     layer_of = {layer.name: layer for layer in stage.layers}
     for node in proto.graph.node:
         layer = layer_of.get(node.name)

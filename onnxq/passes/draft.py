@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxq.ir.constant import is_plain
+from onnxq.ir.copying import copy_graph
 from onnxq.ir.model import Model, Remark
-from onnxq.passes.copying import copy_graph
 
 
 class Draft:
@@ -44,6 +44,10 @@ class Draft:
         if tensor.name in self._overridable or not is_plain(tensor):
             return None
         return np.asarray(tensor.values)
+
+    def is_known(self, tensor: gs.Tensor) -> bool:
+        """Whether `value` has something for a tensor."""
+        return tensor.name not in self._overridable and is_plain(tensor)
 
     def why_no_value(self, tensor: gs.Tensor) -> str:
         """Why `value` has nothing for a tensor, to stand behind "because" in a remark."""

@@ -110,7 +110,7 @@ def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
 
 def observed_ranks(model: Model, groups: Sequence[Group]) -> dict[str, int]:
     """Number of axes of every tensor whose channel ranges the groups ask for, by name."""
-    tensors = model.graph.tensors()
+    tensors = model.tensors
     return {name: len(tensors[name].shape) for group in groups for name in group.quantised}
 
 

@@ -10,6 +10,7 @@ from onnxq.passes.explicit_padding import explicit_padding
 from onnxq.passes.fold_batchnorm import fold_batchnorm
 from onnxq.passes.fold_pad import fold_pad
 from onnxq.passes.lift_constants import lift_constants
+from onnxq.passes.matmul_forms import matmul_forms
 from onnxq.passes.matmul_to_gemm import matmul_to_gemm
 from onnxq.passes.own_operands import own_operands
 from onnxq.passes.own_outputs import own_outputs
@@ -23,6 +24,7 @@ PASSES = (
     lift_constants,
     own_outputs,
     explicit_padding,
+    matmul_forms,
     matmul_to_gemm,
     plain_gemm,
     fold_pad,

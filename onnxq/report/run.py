@@ -70,6 +70,8 @@ class RunReport:
             where ``judged_by`` is ``nothing``.
         loads: the emitted model at each optimisation level of onnxruntime.
         fp32, quantized: sizes, bytes.
+        quantized_share: of the numbers in weights, tables and other constants of two axes and more, those stored as
+            integers, 0 to 1.
         seconds: by stage.
         allocation: how the bits were chosen and what came of it, as plain values; None where they were given.
     """
@@ -90,6 +92,7 @@ class RunReport:
     quantized: int
     seconds: dict[str, float]
     allocation: dict[str, Any] | None = None
+    quantized_share: float | None = None
 
     @property
     def ok(self) -> bool:

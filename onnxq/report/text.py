@@ -114,6 +114,12 @@ def show_verification(console: Console, report: VerificationReport, *, title: st
     console.print(_facts(facts))
     if report.outputs:
         console.print(_outputs(report.outputs))
+    for output in report.outputs:
+        if output.left_out:
+            console.print(f"Output {printable(output.name)} is not compared: {output.left_out}")
+        if output.broken:
+            told = f"NaN or infinite in {output.broken:,} values that the float model has"
+            console.print(f"Output {printable(output.name)} is {told}", style="bold red")
 
 
 def show_comparison(console: Console, judged: Mapping[str, VerificationReport], *, title: str) -> None:
@@ -165,6 +171,7 @@ def _run_facts(report: RunReport) -> dict[str, str]:
     did = {f"Loss, {s.stage}": printable(f"{s.change} ({s.judged_by}): {s.did}") for s in report.stages}
     return {
         "Layers": f"{asked} (weights/activations)",
+        **({} if report.quantized_share is None else {"Weights": f"{100 * report.quantized_share:.1f}% are quantised"}),
         "Size": sizes(report.fp32, report.quantized),
         "Loads": levels(report.loads),
         "SQNR": tell_unseen(report),

@@ -159,12 +159,14 @@ class Network:
         if teachers is None:
             teachers = [exact[name] for name in ends]
         pairs = list(zip(self._targets, teachers, strict=True))
-        loss = sum((t.loss(teacher, made[t.tensor]) for t, teacher in pairs), start=jnp.zeros(()))
-        apart = [divergence(teacher, made[t.tensor]) for t, teacher in pairs if t.scores]
+        losses = [t.loss(teacher, made[t.tensor]) for t, teacher in pairs]
+        samples = min(len(part) for part in losses)
+        loss = sum((_each(part, samples) for part in losses), start=jnp.zeros(()))
+        apart = [_each(divergence(teacher, made[t.tensor]), samples) for t, teacher in pairs if t.scores]
         apart_sum = sum(apart, start=jnp.zeros_like(loss))
         if not names:
             return loss, apart_sum
-        errors = sum(_error(exact[name], made[name]) for name in names)
+        errors = sum(_each(_error(exact[name], made[name]), samples) for name in names)
         return loss + self._features / len(names) * errors, apart_sum
 
     def settled(self, solutions: Solutions, unknowns: Unknowns) -> dict[str, LayerSolution]:
@@ -252,6 +254,13 @@ def _error(wanted: jax.Array, made: jax.Array) -> jax.Array:
     axes = tuple(range(1, wanted.ndim))
     power = jnp.maximum(jnp.square(wanted).mean(axis=axes), SMALLEST_POWER)
     return jnp.square(made - wanted).mean(axis=axes) / power
+
+
+def _each(rows: jax.Array, samples: int) -> jax.Array:
+    """Means of samples, (B,), of losses of rows: a sample's rows lie together, or else all samples share one mean."""
+    if len(rows) % samples:
+        return jnp.full(samples, rows.mean())
+    return rows.reshape(samples, -1).mean(axis=1)
 
 
 def _instead(value: jax.Array, _: object) -> jax.Array:

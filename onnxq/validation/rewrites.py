@@ -24,7 +24,7 @@ from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
 from onnxq.migration import migrated
 from onnxq.network import Making, NetworkSolution, Ranges, solve_network
-from onnxq.plan import Plan, make_plan
+from onnxq.plan import Plan, make_plan, without_chosen
 from onnxq.progress import silent
 from onnxq.validation.folds import Fold, Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
@@ -82,12 +82,13 @@ def rewritten(model: Model, config: Config, choice: Choice, feeds: Sequence[Feed
         return model
     plan = make_plan(model, config, choice)
     large = sum(p.layer.parameters for p in plan.layers) > LARGE
-    ready = equalised(model, plan, feeds, second_order=config.second_order)
+    settled = without_chosen(model, plan)
+    ready = equalised(model, settled, feeds, second_order=config.second_order)
     if large:
         free_old_graphs()
     if rewrite is Rewrite.MIGRATED:
         # A weight that layers shared has a copy of another name for each now.
-        ready = migrated(ready, make_plan(ready, config, choice), feeds)
+        ready = migrated(ready, without_chosen(ready, make_plan(ready, config, choice)), feeds)
         if large:
             free_old_graphs()
     return ready

@@ -6,6 +6,7 @@ finds. So it judges models of any origin, and a mistake elsewhere in onnxq canno
 
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
+from onnxq.verify.finite import Finiteness, finiteness, is_numeric
 from onnxq.verify.levels import check_levels, deviation, deviation_from
 from onnxq.verify.report import FirstDifference, Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
 from onnxq.verify.session import LEVELS
@@ -13,6 +14,7 @@ from onnxq.verify.trace import first_difference, unoptimised_values
 
 __all__ = [
     "LEVELS",
+    "Finiteness",
     "FirstDifference",
     "Latency",
     "LayerBits",
@@ -23,7 +25,9 @@ __all__ = [
     "check_levels",
     "deviation",
     "deviation_from",
+    "finiteness",
     "first_difference",
+    "is_numeric",
     "unoptimised_values",
     "verify",
 ]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError, ModelError, VerificationError
 from onnxq.verify.fidelity import OutputMeter
+from onnxq.verify.finite import is_numeric
 from onnxq.verify.report import OutputFidelity
 from onnxq.verify.session import reason
 from onnxq.verify.source import Feed, ModelSource
@@ -76,12 +77,18 @@ class Comparison:
             ) from error
         labels = self._next_labels(self._fp32.batch_size(feed))
         for meter, a, b in zip(self._meters, expected, found, strict=True):
-            if a.shape != b.shape:
+            if meter.name in self._quantized.not_comparable:
+                meter.leave_out(self._quantized.not_comparable[meter.name])
+            elif not (is_numeric(a) and is_numeric(b)):
+                meter.leave_out("it is no tensor of numbers in every sample")
+            elif a.shape != b.shape:
                 raise VerificationError(
                     f"output {meter.name!r} of {self._quantized.label} has shape {b.shape}"
                     f" where the float model's has {a.shape}"
                 )
-            meter.add(a, b, labels)
+            else:
+                meter.add(a, b, labels)
+            meter.judge_finiteness(a, b)
         self.samples += self._fp32.batch_size(feed)
 
     def outputs(self) -> tuple[OutputFidelity, ...]:

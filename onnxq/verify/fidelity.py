@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.verify.finite import Finiteness
 from onnxq.verify.report import OutputFidelity
 
 
@@ -24,6 +25,8 @@ class OutputMeter:
         self._classification = classification
         self._signal = self._power = self._noise = self._dot = 0.0
         self._values = self._equal = self._not_finite = 0
+        self._finiteness = Finiteness()
+        self._left_out: str | None = None
         self._divergence = 0.0
         self._rows = self._agreeing = 0
         self._labelled = self._hits_fp32 = self._hits_quantized = 0
@@ -41,15 +44,25 @@ class OutputMeter:
         if scores is not None:
             self._add_rows(scores, quantized.reshape(scores.shape).astype(np.float64), labels)
 
+    def leave_out(self, reason: str) -> None:
+        """Say why the output is not compared, from now on."""
+        self._left_out = reason
+
+    def judge_finiteness(self, fp32: Any, quantized: Any) -> None:
+        """Count NaN and infinities of answers of any kind and shape."""
+        self._finiteness = self._finiteness.plus(fp32, quantized)
+
     def result(self) -> OutputFidelity:
         """The fidelity over everything taken in."""
-        judged = self._values > 0 and self._not_finite == 0
+        judged = self._values > 0 and self._not_finite == 0 and self._left_out is None
         return OutputFidelity(
             name=self.name,
             sqnr_db=_decibels(self._signal, self._noise) if judged else None,
             cosine=_cosine(self._dot, self._signal, self._power) if judged else None,
-            equal=_percent(self._equal, self._values),
+            equal=_percent(self._equal, self._values) if self._left_out is None else None,
             not_finite=self._not_finite,
+            broken=self._finiteness.broken if self._finiteness.fault else 0,
+            left_out=self._left_out,
             kl=self._divergence / self._rows if judged and self._rows else None,
             top1_agreement=_percent(self._agreeing, self._rows),
             top1_fp32=_percent(self._hits_fp32, self._labelled),

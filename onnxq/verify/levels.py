@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.verify.fidelity import class_scores
+from onnxq.verify.finite import is_numeric
 from onnxq.verify.report import LevelCheck
 from onnxq.verify.session import LEVELS, reason
 from onnxq.verify.source import Feed, ModelLike, ModelSource
@@ -59,7 +60,11 @@ def deviation_from(
     source = ModelSource.open(quantized, "quantised")
     found = _answers(source, LEVELS[0], [source.fit(feed) for feed in feeds])
     return max(
-        (deviation([e[name] for e in expected], [f[i] for f in found]) for i, name in enumerate(source.outputs)),
+        (
+            deviation([e[name] for e in expected], [f[i] for f in found])
+            for i, name in enumerate(source.outputs)
+            if name not in source.not_comparable
+        ),
         default=0.0,
     )
 
@@ -95,6 +100,10 @@ def _compare(
     largest = relative = relative_rms = 0.0
     rows = agreeing = 0
     for index, name in enumerate(source.outputs):
+        if name in source.not_comparable or not all(
+            is_numeric(a) for answers in (reference, outputs) for a in _of(answers, index)
+        ):
+            continue
         difference = magnitude = 0.0
         for expected, found in zip(
             (batch[index] for batch in reference), (batch[index] for batch in outputs), strict=True
@@ -124,16 +133,31 @@ def _compare(
     )
 
 
+def _of(answers: list[_Outputs], index: int) -> list[Any]:
+    """One output in all batches."""
+    return [batch[index] for batch in answers]
+
+
 def deviation(expected: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> float:
     """Root mean square of the difference over that of what was expected, over finite values of all batches.
 
-    0 where nothing differs, and where both sides are no more than a residue of rounding, whose size says nothing:
-    what is 0 by construction is that or 1e-11, as the kernel adds up. Infinite where something else differs and
-    all that was expected is 0.
+    Of integers it is the share that differs, and what is no tensor of numbers is not judged. 0 where nothing differs,
+    and where both sides are no more than a residue of rounding, whose size says nothing: what is 0 by construction is
+    that or 1e-11, as the kernel adds up. Infinite where something else differs and all that was expected is 0, and
+    where shapes differ.
     """
     signal = noise = 0.0
     count = 0
     for a, b in zip(expected, found, strict=True):
+        if not (is_numeric(a) and is_numeric(b)):
+            continue
+        if a.shape != b.shape:
+            return math.inf
+        if a.dtype.kind != "f":
+            noise += float(np.count_nonzero(a != b)) ** 2 / max(a.size, 1)
+            signal += a.size
+            count += a.size
+            continue
         exact, other = a.astype(np.float64), b.astype(np.float64)
         finite = np.isfinite(exact) & np.isfinite(other)
         signal += float(np.square(exact[finite]).sum())
@@ -158,6 +182,7 @@ def _largest(values: NDArray[Any], *, minus: NDArray[Any] | None = None) -> floa
     """Largest finite magnitude of the values or of a difference; 0 where there is none."""
     a = values.astype(np.float64)
     if minus is not None:
-        a = np.where(values == minus, 0.0, a - minus.astype(np.float64))
+        b = minus.astype(np.float64)
+        a = np.subtract(a, b, out=np.zeros_like(a), where=np.isfinite(a) & np.isfinite(b))
     a = a[np.isfinite(a)]
     return float(np.abs(a).max()) if a.size else 0.0

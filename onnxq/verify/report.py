@@ -24,6 +24,9 @@ class OutputFidelity:
         equal: percent of values that are exactly the same (both NaN counts as the same).
         not_finite: values that are NaN or infinite in either model and not the same in both. Where
             there is one, ``sqnr_db``, ``cosine`` and ``kl`` are None: no figure hides it.
+        broken: values that are NaN or infinite in the quantised model alone, where these are more than the float
+            model has itself; otherwise 0.
+        left_out: why the output is not compared, in which case it has no figures; None where it is.
         kl: mean Kullback-Leibler divergence of softmax(quantised) from softmax(float) over the last
             axis, nats; None unless the output is judged as a classification.
         top1_agreement: percent of rows whose largest value stands at the same place; None as for ``kl``.
@@ -40,6 +43,8 @@ class OutputFidelity:
     top1_agreement: float | None = None
     top1_fp32: float | None = None
     top1_quantized: float | None = None
+    broken: int = 0
+    left_out: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, finite numbers or null; an infinite ``sqnr_db`` becomes null beside ``equal`` 100."""
@@ -52,6 +57,8 @@ class OutputFidelity:
             "top1_quantized": _number(self.top1_quantized),
             "equal": _number(self.equal),
             "not_finite": self.not_finite,
+            "broken": self.broken,
+            "left_out": self.left_out,
         }
 
 
@@ -222,8 +229,8 @@ class VerificationReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the model works at every optimisation level."""
-        return all(check.ok for check in self.loads)
+        """Whether the model works at every optimisation level, and answers numbers where the float model does."""
+        return all(check.ok for check in self.loads) and not any(output.broken for output in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
         """The object that ``onnxq verify --json`` prints: finite numbers or null only."""

@@ -111,10 +111,15 @@ class Value:
         value = self
         while (maker := value.maker) is not None and maker.op_type in _PRESERVING:
             before = value.input(0)
-            if before is None:
+            if before is None or (maker.op_type == "Gather" and _is_computed(value.input(1))):
                 break
             value = before
         return value
+
+
+def _is_computed(value: Value | None) -> bool:
+    """Whether a value is neither stored nor made of nothing but stored values by operators that leave them."""
+    return value is not None and value.origin().tensor is None
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:

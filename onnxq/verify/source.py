@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxq.errors import CalibrationError, ModelError
+from onnxq.selection import not_comparable
 from onnxq.verify.session import DEFAULT_LEVEL, reason, start_session
 
 ModelLike: TypeAlias = str | Path | onnx.ModelProto
@@ -30,6 +31,7 @@ class ModelSource:
         inputs: names that a feed may hold.
         required: names that a feed must hold (the others have a default).
         outputs: names, in graph order.
+        not_comparable: those that a quantised model may answer otherwise without a fault, and why.
     """
 
     label: str
@@ -38,6 +40,7 @@ class ModelSource:
     inputs: tuple[str, ...]
     required: tuple[str, ...]
     outputs: tuple[str, ...]
+    not_comparable: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, model: ModelLike, role: str) -> ModelSource:
@@ -48,19 +51,12 @@ class ModelSource:
             role: ``float`` or ``quantised``, for messages.
 
         Raises:
-            ModelError: there is no such file, it is not an ONNX model, its external data are missing,
-                or an output is not a numeric tensor.
+            ModelError: there is no such file, it is not an ONNX model, or its external data are missing.
         """
         proto, folder = read_model(model, role)
         label = describe(model, role)
-        for output in proto.graph.output:
-            if not _is_numeric(output.type):
-                raise ModelError(
-                    f"output {output.name!r} of {label} is not a numeric tensor and cannot be compared;"
-                    " remove it from the graph's outputs"
-                )
         defaults = {tensor.name for tensor in proto.graph.initializer}
-        inputs = tuple(value.name for value in proto.graph.input)
+        inputs, outputs = (tuple(v.name for v in values) for values in (proto.graph.input, proto.graph.output))
         if isinstance(model, onnx.ModelProto):
             location: str | bytes = serialised(proto, label)
             size = len(location)
@@ -73,7 +69,8 @@ class ModelSource:
             size=size,
             inputs=inputs,
             required=tuple(name for name in inputs if name not in defaults),
-            outputs=tuple(value.name for value in proto.graph.output),
+            outputs=outputs,
+            not_comparable={n: why for n, why in not_comparable(proto.graph).items() if n in outputs},
         )
 
     def fit(self, feed: Feed) -> Feed:
@@ -143,10 +140,6 @@ def serialised(proto: onnx.ModelProto, label: str) -> bytes:
         raise ModelError(
             f"{label} cannot be serialised ({reason(error)}); save it with external data and hand over its path"
         ) from error
-
-
-def _is_numeric(kind: onnx.TypeProto) -> bool:
-    return kind.HasField("tensor_type") and kind.tensor_type.elem_type != onnx.TensorProto.STRING
 
 
 def _external_bytes(proto: onnx.ModelProto, folder: Path | None, label: str) -> int:
