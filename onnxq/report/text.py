@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from onnxq.report.wording import NONE, bits, in_bytes, levels, loss, number, percent, printable, shape, sizes
+from onnxq.report.wording import NONE, bits, decibels, in_bytes, levels, loss, number, percent, printable, shape, sizes
 from onnxq.verify import LayerBits, OutputFidelity, VerificationReport
 
 if TYPE_CHECKING:
@@ -154,7 +154,13 @@ def show_comparison(console: Console, judged: Mapping[str, VerificationReport], 
 def _sqnr(output: OutputFidelity) -> str:
     if output.equal == 100:
         return "exact"
-    return NONE if output.sqnr_db is None else f"{output.sqnr_db:.1f} dB"
+    return decibels(output.sqnr_db)
+
+
+def _worst(output: OutputFidelity) -> str:
+    """The worst sample's signal to noise, and which it is."""
+    told = decibels(output.sqnr_db_worst)
+    return told if output.worst_sample is None else f"{told} (sample {output.worst_sample})"
 
 
 def _run_facts(report: RunReport) -> dict[str, str]:
@@ -187,12 +193,23 @@ def _bit_counts(layers: Sequence[LayerBits]) -> str:
 
 def _outputs(outputs: Iterable[OutputFidelity]) -> Table:
     table = _table("Outputs", left=("output",))
-    for heading in ("SQNR", "cosine", "KL, nats", "top-1 agrees", "top-1 before", "top-1 after"):
+    for heading in (
+        "SQNR",
+        "of a sample",
+        "worst",
+        "cosine",
+        "KL, nats",
+        "top-1 agrees",
+        "top-1 before",
+        "top-1 after",
+    ):
         table.add_column(heading, justify="right")
     for output in outputs:
         table.add_row(
             printable(output.name),
             _sqnr(output),
+            decibels(output.sqnr_db_median),
+            _worst(output),
             NONE if output.cosine is None else f"{output.cosine:.6f}",
             number(output.kl),
             percent(output.top1_agreement),

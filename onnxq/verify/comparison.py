@@ -74,15 +74,16 @@ class Comparison:
                 f"{self._quantized.label} fails on the feed after {self.samples} samples,"
                 f" which the float model can run: {reason(error)}"
             ) from error
-        labels = self._next_labels(self._fp32.batch_size(feed))
+        count = self._fp32.batch_size(feed)
+        labels = self._next_labels(count)
         for meter, a, b in zip(self._meters, expected, found, strict=True):
             if a.shape != b.shape:
                 raise VerificationError(
                     f"output {meter.name!r} of {self._quantized.label} has shape {b.shape}"
                     f" where the float model's has {a.shape}"
                 )
-            meter.add(a, b, labels)
-        self.samples += self._fp32.batch_size(feed)
+            meter.add(a, b, labels, samples=count)
+        self.samples += count
 
     def outputs(self) -> tuple[OutputFidelity, ...]:
         """Fidelity of every output over all samples taken in.

@@ -29,6 +29,14 @@ class OutputFidelity:
         top1_agreement: percent of rows whose largest value stands at the same place; None as for ``kl``.
         top1_fp32: percent of rows where the float model's largest value is at the label; None without labels.
         top1_quantized: the same of the quantised model.
+        sqnr_db_median: median of the samples' own ``sqnr_db``, each from one sample's values alone: the figure over
+            all values may be that of a single sample that holds most of the power. A sample whose float output
+            is 0 throughout has no such figure, unless it is reproduced exactly, and is left out. None where the
+            output's first axis is not the samples (the output of a batch of one is that sample's whatever its
+            shape), and where ``not_finite`` counts a value.
+        sqnr_db_worst: the least of the same.
+        worst_sample: which sample that is, counted from 0 in the feeds' order; of equal ones the first. Where
+            ``not_finite`` counts a value, the first sample with one.
     """
 
     name: str
@@ -40,11 +48,21 @@ class OutputFidelity:
     top1_agreement: float | None = None
     top1_fp32: float | None = None
     top1_quantized: float | None = None
+    sqnr_db_median: float | None = None
+    sqnr_db_worst: float | None = None
+    worst_sample: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, finite numbers or null; an infinite ``sqnr_db`` becomes null beside ``equal`` 100."""
+        """JSON form, finite numbers or null.
+
+        An infinite ``sqnr_db`` becomes null beside ``equal`` 100, an infinite ``sqnr_db_median`` or ``_worst`` beside
+        a ``worst_sample``.
+        """
         return {
             "sqnr_db": _number(self.sqnr_db),
+            "sqnr_db_median": _number(self.sqnr_db_median),
+            "sqnr_db_worst": _number(self.sqnr_db_worst),
+            "worst_sample": self.worst_sample,
             "cosine": _number(self.cosine),
             "kl": _number(self.kl),
             "top1_agreement": _number(self.top1_agreement),
