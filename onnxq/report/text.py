@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from onnxq.report.ranges import show_ranges
 from onnxq.report.wording import NONE, bits, decibels, in_bytes, levels, loss, number, percent, printable, shape, sizes
 from onnxq.verify import LayerBits, OutputFidelity, VerificationReport
 
@@ -113,6 +114,8 @@ def show_verification(console: Console, report: VerificationReport, *, title: st
     console.print(_facts(facts))
     if report.outputs:
         console.print(_outputs(report.outputs))
+    if report.ranges is not None:
+        show_ranges(console, report.ranges)
 
 
 def show_comparison(console: Console, judged: Mapping[str, VerificationReport], *, title: str) -> None:
@@ -195,8 +198,8 @@ def _outputs(outputs: Iterable[OutputFidelity]) -> Table:
     table = _table("Outputs", left=("output",))
     for heading in (
         "SQNR",
-        "of a sample",
-        "worst",
+        "median sample",
+        "worst sample",
         "cosine",
         "KL, nats",
         "top-1 agrees",

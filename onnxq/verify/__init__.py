@@ -7,7 +7,15 @@ finds. So it judges models of any origin, and a mistake elsewhere in onnxq canno
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
 from onnxq.verify.levels import check_levels, deviation, deviation_from
-from onnxq.verify.report import FirstDifference, Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
+from onnxq.verify.report import (
+    FirstDifference,
+    Latency,
+    LayerBits,
+    LevelCheck,
+    OutputFidelity,
+    TensorRange,
+    VerificationReport,
+)
 from onnxq.verify.session import LEVELS
 from onnxq.verify.trace import first_difference, unoptimised_values
 
@@ -18,6 +26,7 @@ __all__ = [
     "LayerBits",
     "LevelCheck",
     "OutputFidelity",
+    "TensorRange",
     "VerificationReport",
     "audit_bits",
     "check_levels",

@@ -183,6 +183,53 @@ class LayerBits:
 
 
 @dataclass(frozen=True)
+class TensorRange:
+    """How much of the samples leaves the range of one quantised tensor.
+
+    Attributes:
+        tensor: that is quantised, before a Clip that keeps it on a grid of few bits.
+        layers: names of the layers that read it; of other nodes that do where no layer does.
+        bits: of its grid.
+        low: the number that the grid's lowest code stands for; of a grid a channel the least of them.
+        high: the number that the highest code stands for; the largest.
+        share_below: share of the values that lie below the range, 0 to 1.
+        share_above: above it.
+        excess: how far the furthest value lies beyond its end of the range, in widths of the range.
+        lost: power of what is cut off at both ends, relative to the power of the tensor: Σ (x − clip(x))² / Σ x².
+    """
+
+    tensor: str
+    layers: tuple[str, ...]
+    bits: int
+    low: float
+    high: float
+    share_below: float
+    share_above: float
+    excess: float
+    lost: float
+
+    @property
+    def share_outside(self) -> float:
+        """Share of the values on either side of the range."""
+        return self.share_below + self.share_above
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, finite numbers or null."""
+        return {
+            "tensor": self.tensor,
+            "layers": list(self.layers),
+            "bits": self.bits,
+            "low": _number(self.low),
+            "high": _number(self.high),
+            "share_below": self.share_below,
+            "share_above": self.share_above,
+            "share_outside": self.share_outside,
+            "excess": _number(self.excess),
+            "lost": _number(self.lost),
+        }
+
+
+@dataclass(frozen=True)
 class Latency:
     """Median time of one run of both models, taken in turns.
 
@@ -225,6 +272,8 @@ class VerificationReport:
         kernels: operators of the optimised graph at the default level and how often each occurs;
             empty where onnxruntime cannot build it.
         difference: the first tensor that a level computes otherwise or not at all; None where all levels are alike.
+        ranges: what the samples make of each quantised tensor's range, those that lose most first; None where it
+            was not asked for or no level works.
     """
 
     fp32: int
@@ -237,6 +286,7 @@ class VerificationReport:
     bits: tuple[LayerBits, ...]
     kernels: Mapping[str, int] = field(default_factory=dict)
     difference: FirstDifference | None = None
+    ranges: tuple[TensorRange, ...] | None = None
 
     @property
     def ok(self) -> bool:
@@ -256,4 +306,5 @@ class VerificationReport:
             "bits": {layer.name: layer.to_dict() for layer in self.bits},
             "kernels": dict(self.kernels),
             "first_difference": None if self.difference is None else self.difference.to_dict(),
+            "ranges": None if self.ranges is None else [found.to_dict() for found in self.ranges],
         }
