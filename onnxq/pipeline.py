@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from onnxq.execute.chain import Quantised
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
 from onnxq.ir.table import find_tables
+from onnxq.judging import judged, opened
 from onnxq.network import by_constant
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, silent
 from onnxq.quantisation import Clock, Result, Task, opset_of, prepared_model, run
+from onnxq.reporting import checked
 from onnxq.stream import Again, batch_size, counted
 
 
@@ -38,6 +41,7 @@ def quantize(
     config: Config | None = None,
     *,
     allocation: BitAllocation | None = None,
+    check: Data | None = None,
     progress: Listener = silent,
     work_dir: str | Path | None = None,
     resume: bool = False,
@@ -52,6 +56,9 @@ def quantize(
             array, a mapping ``{input: array}``, or any iterable of batches of either.
         config: the options; the defaults when None.
         allocation: bits of every layer, chosen before; they are chosen here when None and there are candidates.
+        check: unlabelled samples to judge the finished model on, none of those it is made from, in the same forms;
+            ``result.report.check`` tells how close its outputs are, over all samples and for the median and worst
+            one, and which of its tensors leave their ranges.
         progress: told how far the run is.
         work_dir: folder that keeps finished layers, so that a stopped run can go on, and the tables that bits are
             chosen from, so that another budget measures nothing again.
@@ -63,9 +70,17 @@ def quantize(
     """
     config, folder = config or Config(), None if work_dir is None else Path(work_dir)
     with diagnosed(model):
+        unseen = None if check is None else opened(model, check)
         if config.candidates or allocation:
-            return _mixed(model, calibration, config, allocation, progress, folder, resume)
-        return run(Task(model, calibration, config, None, progress, folder, resume)).result
+            result = _mixed(model, calibration, config, allocation, progress, folder, resume)
+        else:
+            result = run(Task(model, calibration, config, None, progress, folder, resume)).result
+        if check is None or unseen is None:
+            return result
+        clock = Clock()
+        with clock.stage("check"):
+            found = judged(model, result.model, unseen, check, progress)
+        return Result(result.model, checked(result.report, found, clock.seconds, same=_same(check, calibration)))
 
 
 def sensitivity(
@@ -164,6 +179,13 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
     with diagnosed(model):
         prepared = prepared_model(model, config, config.opset)
         return prepared, make_plan(prepared, config)
+
+
+def _same(one: Data, other: Data) -> bool:
+    """Whether two sources of samples are one file, folder or object."""
+    if isinstance(one, (str, os.PathLike)) and isinstance(other, (str, os.PathLike)):
+        return Path(one).resolve() == Path(other).resolve()
+    return one is other
 
 
 def _mark_of(allocation: BitAllocation, config: Config) -> str:

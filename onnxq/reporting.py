@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import onnx
@@ -15,7 +15,7 @@ from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
 from onnxq.report.run import LayerReport, RunReport
 from onnxq.report.stage import StageReport
-from onnxq.verify import LevelCheck, audit_bits
+from onnxq.verify import LevelCheck, VerificationReport, audit_bits
 from onnxq.version import VERSION
 
 POOR_DB = 10.0
@@ -78,6 +78,19 @@ def run_report(
         quantized=model_bytes(proto),
         seconds=dict(seconds),
     )
+
+
+def checked(report: RunReport, found: VerificationReport, seconds: Mapping[str, float], *, same: bool) -> RunReport:
+    """The report of a run whose model was judged on further samples.
+
+    Args:
+        report: of the run.
+        found: on those samples.
+        seconds: that it took, by stage.
+        same: whether they are the samples it was calibrated on.
+    """
+    told = [Remark("network", "it was checked on its own calibration samples, which flatters it")] if same else []
+    return replace(report, check=found, notes=(*report.notes, *told), seconds={**report.seconds, **seconds})
 
 
 def _beside_layers(plan: Plan) -> Iterator[Remark]:

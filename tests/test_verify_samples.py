@@ -138,7 +138,7 @@ def test_json_and_text_tell_them() -> None:
     assert plain["worst_sample"] == expected.argmin()
     stream = io.StringIO()
     show_verification(Console(file=stream, width=140, markup=False), report, title="a against b")
-    assert f"{expected.min():.1f} dB (sample {expected.argmin()})" in stream.getvalue()
+    assert f"{expected.min():.1f} dB (#{expected.argmin()})" in stream.getvalue()
     assert f"{np.median(expected):.1f} dB" in stream.getvalue()
     exact = verify(ROWS[0], ROWS[0], [{"x": x}], latency=False).to_dict()["outputs"]["y"]
     assert (exact["sqnr_db_median"], exact["sqnr_db_worst"], exact["worst_sample"]) == (None, None, 0)

@@ -12,7 +12,7 @@ from typing import Any
 from onnxq.ir.model import Remark
 from onnxq.ir.save import write_text
 from onnxq.report.stage import StageReport
-from onnxq.verify import LevelCheck
+from onnxq.verify import LevelCheck, VerificationReport
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class RunReport:
         fp32, quantized: sizes, bytes.
         seconds: by stage.
         allocation: how the bits were chosen and what came of it, as plain values; None where they were given.
+        check: of the emitted model on samples that were handed over for that; None where there were none.
     """
 
     onnxq: str
@@ -75,11 +76,13 @@ class RunReport:
     quantized: int
     seconds: dict[str, float]
     allocation: dict[str, Any] | None = None
+    check: VerificationReport | None = None
 
     @property
     def ok(self) -> bool:
         """Whether the emitted model runs at every level and no layer has other bits than were asked for."""
-        return all(check.ok for check in self.loads) and not self.missed
+        runs = all(level.ok for level in self.loads) and (self.check is None or self.check.ok)
+        return runs and not self.missed
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -93,8 +96,9 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, finite numbers or None."""
-        plain: dict[str, Any] = _finite(dataclasses.asdict(dataclasses.replace(self, loads=())))
+        plain: dict[str, Any] = _finite(dataclasses.asdict(dataclasses.replace(self, loads=(), check=None)))
         plain["loads"] = {check.level: check.to_dict() for check in self.loads}
+        plain["check"] = None if self.check is None else self.check.to_dict()
         plain["ok"] = self.ok
         return plain
 

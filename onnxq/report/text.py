@@ -55,9 +55,19 @@ def show_run(console: Console, report: RunReport, *, title: str) -> None:
         )
     console.print(table)
     console.print("loss: squared error of a layer's output relative to its power, on samples kept back from fitting")
+    if report.check is not None:
+        _show_check(console, report.check)
     _show_remarks(console, report.left_in_float)
     for note in report.notes:
         console.print(printable(f"{'Network' if note.node == 'network' else note.node}: {note.reason}"))
+
+
+def _show_check(console: Console, found: VerificationReport) -> None:
+    """What a finished model came to on samples that it was not made from."""
+    console.print(_outputs(found.outputs, f"Check on {found.samples:,} further samples"))
+    if not found.ok:
+        console.print(f"On these it runs {levels(found.loads)}", style="bold red")
+    show_ranges(console, found.ranges or ())
 
 
 def show_inspection(console: Console, inspection: Inspection, *, title: str) -> None:
@@ -163,7 +173,7 @@ def _sqnr(output: OutputFidelity) -> str:
 def _worst(output: OutputFidelity) -> str:
     """The worst sample's signal to noise, and which it is."""
     told = decibels(output.sqnr_db_worst)
-    return told if output.worst_sample is None else f"{told} (sample {output.worst_sample})"
+    return told if output.worst_sample is None else f"{told} (#{output.worst_sample})"
 
 
 def _run_facts(report: RunReport) -> dict[str, str]:
@@ -194,8 +204,8 @@ def _bit_counts(layers: Sequence[LayerBits]) -> str:
     return f"{found} (weights/activations), {fused} of {len(layers)} computed on integers"
 
 
-def _outputs(outputs: Iterable[OutputFidelity]) -> Table:
-    table = _table("Outputs", left=("output",))
+def _outputs(outputs: Iterable[OutputFidelity], title: str = "Outputs") -> Table:
+    table = _table(title, left=("output",))
     for heading in (
         "SQNR",
         "median sample",
