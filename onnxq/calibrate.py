@@ -175,7 +175,7 @@ class Calibration:
         constants: Mapping[tuple[str, str], Array],
         progress: Progress,
     ) -> dict[str, ChannelMoments]:
-        """Moments of what the layers of a stage make in the quantised network, over all samples.
+        """Moments of what the layers of a stage make in the quantised network, over all observed samples.
 
         Args:
             stage: the one just observed.
@@ -191,7 +191,7 @@ class Calibration:
             feed = stage_feed(stage, self._quantised.at(batch), inputs)
             return session.fed(feed).run(feed, wanted)
 
-        for batch, made in enumerate(one_ahead(run, self.batches)):
+        for batch, made in enumerate(one_ahead(run, self.passing.start)):
             for layer in stage.layers:
                 y = made[layer.output]
                 found[layer.name] = channel_moments(y, layer.output_axis, found.get(layer.name))

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import onnx
 
 from onnxq.data import Data, count_samples, read_feeds
+from onnxq.errors import ModelError
 from onnxq.execute.memory import free_old_graphs
 from onnxq.ir.load import OLDEST_OPSET, load
+from onnxq.ir.save import to_proto
 from onnxq.progress import Listener, Progress
 from onnxq.stream import Stream, batch_size
 from onnxq.verify import VerificationReport, verify
 
 
-def opened(model: str | Path | onnx.ModelProto, data: Data) -> Stream:
+def opened(model: str | Path | onnx.ModelProto, *data: Data | None) -> tuple[Stream | None, ...]:
     """Samples of a model, the first of them read: what does not fit is told before anything long begins.
 
     Args:
         model: whose inputs they are for.
-        data: as for :func:`~onnxq.data.read_feeds`.
+        data: sets of samples as for :func:`~onnxq.data.read_feeds`; None stays None.
 
     Raises:
         InputError: the model or the samples cannot be used.
     """
+    if all(samples is None for samples in data):
+        return (None,) * len(data)
     inputs = load(model, minimum_opset=OLDEST_OPSET).inputs
     free_old_graphs()
-    stream = Stream(read_feeds(data, inputs, batch=batch_size(inputs)), None)
-    stream.first(1)
-    return stream
+    batch = batch_size(inputs)
+    streams = tuple(None if d is None else Stream(read_feeds(d, inputs, batch=batch), None) for d in data)
+    for stream in streams:
+        if stream is not None:
+            stream.first(1)
+    return streams
 
 
 def judged(
     fp32: str | Path | onnx.ModelProto, quantised: onnx.ModelProto, feeds: Stream, data: Data, progress: Listener
 ) -> VerificationReport:
     """The verification of a quantised model on samples, the ranges that they leave included; nothing is timed.
+
+    A float model that onnxruntime has no kernels for is judged by as it was read: with wider numbers, say.
 
     Args:
         fp32: the float model.
@@ -47,11 +57,13 @@ def judged(
         VerificationError: the quantised model does not run on one of them.
     """
     total = count_samples(data)
-    return verify(
-        fp32,
-        quantised,
-        feeds,
+    check = partial(
+        verify,
         latency=False,
         ranges=True,
         progress=lambda done: progress(Progress("check", done, total)),
     )
+    try:
+        return check(fp32, quantised, feeds)
+    except ModelError:  # before any sample was taken
+        return check(to_proto(load(fp32, minimum_opset=OLDEST_OPSET)), quantised, feeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -32,6 +32,7 @@ from onnxq.quant.table import TableSolution
 from onnxq.reconstruction import reconstructed
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, solve_layer
+from onnxq.solve.problem import LayerProblem
 from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float32]
@@ -78,7 +79,7 @@ def solve_network(
         seed=config.seed,
         mask=plan.mask,
     ) as calibration:
-        walk = _Walk(model, plan, config, checkpoint)
+        walk = Walk(model, plan, config, checkpoint)
         stages = split_stages(model, [p.layer for p in plan.layers])
         blocks = find_blocks(model, stages) if config.reconstructs else ()
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
@@ -107,10 +108,25 @@ def solve_network(
         )
 
 
-class _Walk:
-    """The state of a solution between two stages."""
+class Walk:
+    """The state of a solution between two stages.
 
-    def __init__(self, model: Model, plan: Plan, config: Config, checkpoint: Checkpoint) -> None:
+    Args:
+        model: prepared.
+        plan: of its layers.
+        config: how to solve them.
+        checkpoint: of finished layers.
+        tables: solved already; they are solved here when None.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        config: Config,
+        checkpoint: Checkpoint,
+        tables: Mapping[str, TableSolution] | None = None,
+    ) -> None:
         self.solutions: dict[str, LayerSolution] = {}
         self.outputs: dict[str, QuantParams] = {}
         self._plan, self._config, self._checkpoint = plan, config, checkpoint
@@ -119,16 +135,16 @@ class _Walk:
         self._grids: dict[tuple[str, int], QuantParams] = {}
         self._model = model
         self._maker = {t.name: node.name for node in model.graph.nodes for t in node.outputs}
-        self.tables = _solve_tables(model, plan)
+        self.tables = _solve_tables(model, plan) if tables is None else tables
 
-    def solve(self, stage: Stage, calibration: Calibration, tell: partial[None]) -> None:
+    def solve(self, stage: Stage, calibration: Calibration, tell: Callable[[int], None]) -> None:
         """Observe a stage, solve its layers, and let the quantised network pass it."""
         nodes = set(stage.nodes)
         places = [q for q in self._plan.outputs if self._maker[q.tensor] in nodes]
         own = {q.tensor: q.bits for q in places if q.like in (None, q.tensor)}
         seen = calibration.observe(stage, own, tell)
         for layer in stage.layers:
-            self.solutions[layer.name] = solution = self._solution(layer, seen)
+            self.solutions[layer.name] = solution = self.solution(layer, seen)
             if solution.input is not None:
                 self._grids[layer.input, self._planned[layer.name].activations] = solution.input
             tell(1)
@@ -184,13 +200,21 @@ class _Walk:
             self.solutions, tables=by_constant((p.table for p in self._plan.tables), self.tables)
         ).constants(stage)
 
-    def _solution(self, layer: Layer, seen: Observation) -> LayerSolution:
+    def solution(self, layer: Layer, seen: Observation) -> LayerSolution:
+        """One layer solved, from what its stage showed."""
         finished = self._checkpoint.load(layer.name)
         if finished is not None:
             return finished
+        problem = self.problem(layer, seen)
+        solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
+        self._checkpoint.save(solution)
+        return solution
+
+    def problem(self, layer: Layer, seen: Observation) -> LayerProblem:
+        """What is asked of a layer, and the rows that its stage showed."""
         planned, rows = self._planned[layer.name], seen.rows[layer.name]
         readers = sum(p.layer.input == layer.input for p in self._plan.layers)
-        problem = make_problem(
+        return make_problem(
             layer,
             self._model.constant(layer.weight),
             self._model.constant(layer.bias) if layer.bias else None,
@@ -202,9 +226,6 @@ class _Walk:
             target=self._config.rules,
             bounded=self._config.bounded_influence,
         )
-        solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
-        self._checkpoint.save(solution)
-        return solution
 
     def _grid(self, layer: Layer, bits: int, seen: Observation) -> QuantParams | None:
         """Grid of a layer's input: that of the tensor where it already has one."""

@@ -30,7 +30,7 @@ from onnxq.mend import emit_through_gate
 from onnxq.migration import migrated
 from onnxq.network import NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
-from onnxq.plan import make_plan
+from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress
 from onnxq.report.run import RunReport
 from onnxq.report.stage import solved_stage
@@ -70,6 +70,7 @@ class Run:
 
     result: Result
     model: Model
+    plan: Plan
     network: NetworkSolution
 
 
@@ -138,7 +139,7 @@ def _way_through(task: Task, again: Again | None) -> Run:
         proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
         network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
     report = run_report(plan, config, network, proto, checks, size, clock.seconds, stages)
-    return Run(Result(model=proto, report=report), prepared, network)
+    return Run(Result(model=proto, report=report), prepared, plan, network)
 
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:

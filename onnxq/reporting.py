@@ -18,6 +18,9 @@ from onnxq.report.stage import StageReport
 from onnxq.verify import LevelCheck, VerificationReport, audit_bits
 from onnxq.version import VERSION
 
+MUCH_LOST = 0.01
+"""Share of a tensor's power from which on the report says that its range cuts too much of it off: 20 dB."""
+
 POOR_DB = 10.0
 """Signal to noise of an output below which the report says what to do: its errors are a third of its values then."""
 
@@ -80,17 +83,66 @@ def run_report(
     )
 
 
-def checked(report: RunReport, found: VerificationReport, seconds: Mapping[str, float], *, same: bool) -> RunReport:
+def checked(
+    report: RunReport, found: VerificationReport, seconds: Mapping[str, float], same: Sequence[str]
+) -> RunReport:
     """The report of a run whose model was judged on further samples.
 
     Args:
         report: of the run.
         found: on those samples.
         seconds: that it took, by stage.
-        same: whether they are the samples it was calibrated on.
+        same: sets of samples, by name, that it was made from and that these are.
     """
-    told = [Remark("network", "it was checked on its own calibration samples, which flatters it")] if same else []
+    told = [Remark("network", f"it was checked on its own {name} samples, which flatters it") for name in same]
+    worst = found.ranges[0] if found.ranges else None
+    if worst is not None and worst.lost > MUCH_LOST:
+        told.append(
+            Remark(
+                "network",
+                f"the samples it was checked on leave the range of tensor {worst.tensor}, which cuts off "
+                f"{100 * worst.lost:.2g} % of its power: calibrate on samples like them, or adapt the model to them "
+                "(adapt)",
+            )
+        )
     return replace(report, check=found, notes=(*report.notes, *told), seconds={**report.seconds, **seconds})
+
+
+def adapted_report(
+    report: RunReport,
+    proto: onnx.ModelProto,
+    checks: tuple[LevelCheck, ...],
+    told: StageReport,
+    remarks: tuple[Remark, ...],
+) -> RunReport:
+    """The report of a run whose model was adapted to other samples.
+
+    Args:
+        report: of the run.
+        proto: the adapted model.
+        checks: how it ran at each optimisation level.
+        told: what the adaptation came to.
+        remarks: what else is to be said.
+    """
+    audited = {bits.name: bits for bits in audit_bits(proto)}
+    stored = [(layer, audited.get(layer.name)) for layer in report.layers]
+    layers = (
+        replace(
+            layer,
+            stored_weight_bits=found.weight_bits if found else None,
+            stored_activation_bits=found.activation_bits if found else None,
+        )
+        for layer, found in stored
+    )
+    return replace(
+        report,
+        layers=tuple(layers),
+        notes=(*report.notes, *remarks),
+        stages=(*report.stages, told),
+        simulated_sqnr_db={},  # it is another network on other samples
+        loads=checks,
+        quantized=model_bytes(proto),
+    )
 
 
 def _beside_layers(plan: Plan) -> Iterator[Remark]:

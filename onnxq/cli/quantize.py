@@ -25,6 +25,14 @@ from onnxq.errors import ConfigError, OutputError
     "files, or a folder of images with a preprocess.toml.",
 )
 @click.option(
+    "--adapt",
+    type=FILE,
+    metavar="DATA",
+    help="Unlabelled samples of the kind that the model will meet, where that is another than --calibration's, in any "
+    "form that it takes: ranges and moments are found anew on them, and every integer of the weights stays as it was "
+    "solved. With --work-dir and --resume nothing is solved again.",
+)
+@click.option(
     "--check",
     type=FILE,
     metavar="DATA",
@@ -43,6 +51,7 @@ def quantize(
     model: Path,
     output: Path,
     calibration: Path,
+    adapt: Path | None,
     check: Path | None,
     config_file: Path | None,
     allocation: Path | None,
@@ -70,6 +79,7 @@ def quantize(
     read = {
         "model": model,
         "calibration set": calibration,
+        "set to adapt to": adapt,
         "set to check on": check,
         "configuration": config_file,
         "allocation": allocation,
@@ -82,7 +92,15 @@ def quantize(
     bits = read_allocation(allocation) if allocation else None
     with Bars() as bars:
         result = run(
-            model, calibration, config, allocation=bits, check=check, progress=bars, work_dir=work_dir, resume=resume
+            model,
+            calibration,
+            config,
+            allocation=bits,
+            adapt=adapt,
+            check=check,
+            progress=bars,
+            work_dir=work_dir,
+            resume=resume,
         )
     if report is not None:
         result.report.to_html(report, title=f"{model.name} → {output.name}")

@@ -189,7 +189,7 @@ def _run_facts(report: RunReport) -> dict[str, str]:
         "Layers": f"{asked} (weights/activations)",
         "Size": sizes(report.fp32, report.quantized),
         "Loads": levels(report.loads),
-        "SQNR": f"{quality or 'not simulated in parallel mode or after tuning'} ({report.samples:,} samples)",
+        "SQNR": f"{quality or 'not simulated in parallel mode, after tuning or adapting'} ({report.samples:,} samples)",
         **did,
         "Time": f"{sum(report.seconds.values()):.1f} s: {stages}",
     }
