@@ -42,6 +42,7 @@ def adapted(run: Run, config: Config, feeds: Iterable[Feed], progress: Listener)
         for feed in feeds:
             kept.append({name: array for name, array in feed.items() if name in names})
         network, told = _attempt(run, config, kept, progress)
+        known = run.known
         if network is None:
             report = dataclasses.replace(run.result.report, stages=(*run.result.report.stages, told))
             proto = run.result.model
@@ -49,11 +50,11 @@ def adapted(run: Run, config: Config, feeds: Iterable[Feed], progress: Listener)
             progress(Progress("verify", 0, None))
             layers = without_ties(run.model, [p.layer for p in run.plan.layers], network.layers, network.outputs)
             network = dataclasses.replace(network, layers=layers, remarks=())
-            gate = first_feeds(kept, GATE_SAMPLES)
-            proto, checks, mended = emit_through_gate(run.model, run.plan, network, config, gate)
+            known = first_feeds(kept, GATE_SAMPLES)
+            proto, checks, mended = emit_through_gate(run.model, run.plan, network, config, known)
             report = adapted_report(run.result.report, proto, checks, told, mended)
     report = dataclasses.replace(report, seconds={**report.seconds, **clock.seconds})
-    return dataclasses.replace(run, result=Result(proto, report), network=network or run.network)
+    return dataclasses.replace(run, result=Result(proto, report), network=network or run.network, known=known)
 
 
 def _attempt(run: Run, config: Config, feeds: Again, progress: Listener) -> tuple[NetworkSolution | None, StageReport]:

@@ -34,6 +34,7 @@ from onnxq.progress import Listener, silent
 from onnxq.quantisation import Clock, Result, Run, Task, opset_of, prepared_model, run
 from onnxq.reporting import checked
 from onnxq.stream import Again, batch_size, counted
+from onnxq.verify import measure_ranges
 
 
 def quantize(
@@ -87,9 +88,10 @@ def quantize(
         clock = Clock()
         with clock.stage("check"):
             found = judged(model, done.result.model, unseen, check, progress)
+            usual = measure_ranges(done.result.model, done.known)
         made = {"calibration": calibration, "adaptation": adapt}
         same = [name for name, data in made.items() if data is not None and _same(check, data)]
-        return Result(done.result.model, checked(done.result.report, found, clock.seconds, same))
+        return Result(done.result.model, checked(done.result.report, found, usual, clock.seconds, same))
 
 
 def sensitivity(

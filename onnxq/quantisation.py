@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import onnx
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
-from onnxq.data import Data, count_samples, read_feeds
+from onnxq.data import Data, Feed, count_samples, read_feeds
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.memory import free_old_graphs
 from onnxq.fine_tuning import affordable, tuned
@@ -66,12 +66,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A quantisation with what its report does not tell."""
+    """A quantisation with what its report does not tell.
+
+    Attributes:
+        result: of it.
+        model: prepared, equalised and migrated.
+        plan: of its layers.
+        network: their solutions.
+        known: the first of the samples that its ranges are for.
+    """
 
     result: Result
     model: Model
     plan: Plan
     network: NetworkSolution
+    known: Sequence[Feed]
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ def _way_through(task: Task, again: Again | None) -> Run:
         proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
         network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
     report = run_report(plan, config, network, proto, checks, size, clock.seconds, stages)
-    return Run(Result(model=proto, report=report), prepared, plan, network)
+    return Run(Result(model=proto, report=report), prepared, plan, network, gate)
 
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:

@@ -15,11 +15,14 @@ from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
 from onnxq.report.run import LayerReport, RunReport
 from onnxq.report.stage import StageReport
-from onnxq.verify import LevelCheck, VerificationReport, audit_bits
+from onnxq.verify import LevelCheck, TensorRange, VerificationReport, audit_bits
 from onnxq.version import VERSION
 
 MUCH_LOST = 0.01
 """Share of a tensor's power from which on the report says that its range cuts too much of it off: 20 dB."""
+
+UNUSUAL = 3.0
+"""How many times as much as of its own samples that must be."""
 
 POOR_DB = 10.0
 """Signal to noise of an output below which the report says what to do: its errors are a third of its values then."""
@@ -84,24 +87,31 @@ def run_report(
 
 
 def checked(
-    report: RunReport, found: VerificationReport, seconds: Mapping[str, float], same: Sequence[str]
+    report: RunReport,
+    found: VerificationReport,
+    usual: Sequence[TensorRange],
+    seconds: Mapping[str, float],
+    same: Sequence[str],
 ) -> RunReport:
     """The report of a run whose model was judged on further samples.
 
     Args:
         report: of the run.
         found: on those samples.
+        usual: what the samples that its ranges are for make of them.
         seconds: that it took, by stage.
         same: sets of samples, by name, that it was made from and that these are.
     """
     told = [Remark("network", f"it was checked on its own {name} samples, which flatters it") for name in same]
-    worst = found.ranges[0] if found.ranges else None
-    if worst is not None and worst.lost > MUCH_LOST:
+    # Ranges of least error may cut off much of a few outliers, on the samples that they are for as well.
+    known = {place.tensor: place.lost for place in usual}
+    left = [p for p in found.ranges or () if p.lost > max(MUCH_LOST, UNUSUAL * known.get(p.tensor, 0.0))]
+    if left:
         told.append(
             Remark(
                 "network",
-                f"the samples it was checked on leave the range of tensor {worst.tensor}, which cuts off "
-                f"{100 * worst.lost:.2g} % of its power: calibrate on samples like them, or adapt the model to them "
+                f"the samples it was checked on leave the range of tensor {left[0].tensor}, which cuts off "
+                f"{100 * left[0].lost:.2g} % of its power: calibrate on samples like them, or adapt the model to them "
                 "(adapt)",
             )
         )

@@ -116,3 +116,16 @@ def test_a_check_on_the_calibration_set_is_said_to_flatter(place: Path) -> None:
 def test_models_of_a_fixed_batch_drop_an_incomplete_one(place: Path) -> None:
     report = onnxq.quantize(tiny_model(batch="8"), tiny_images(16), check=bright()).report
     assert report.check is not None and report.check.samples == 24
+
+
+def test_leaving_a_range_is_told_only_where_it_is_more_than_the_range_cuts_off_of_its_own_samples(place: Path) -> None:
+    outliers = tiny_images(64)
+    outliers[::4, :, 2:4, 2:4] *= 30  # 4 bits are not spent on those
+    config = onnxq.Config(activations=4, edge_bits="same", equalise=False)
+    alike, other = outliers[:32], 4 * outliers[:32]
+    told = []
+    for data in (alike, other):
+        report = onnxq.quantize(tiny_model(), outliers[32:], config, check=data).report
+        assert report.check is not None and report.check.ranges and report.check.ranges[0].lost > 0.01
+        told.append(any("leave the range of tensor" in note.reason for note in report.notes))
+    assert told == [False, True]

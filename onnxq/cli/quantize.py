@@ -30,7 +30,7 @@ from onnxq.errors import ConfigError, OutputError
     metavar="DATA",
     help="Unlabelled samples of the kind that the model will meet, where that is another than --calibration's, in any "
     "form that it takes: ranges and moments are found anew on them, and every integer of the weights stays as it was "
-    "solved. With --work-dir and --resume nothing is solved again.",
+    "solved. With --work-dir and --resume no layer is solved again.",
 )
 @click.option(
     "--check",

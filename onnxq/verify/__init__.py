@@ -7,6 +7,7 @@ finds. So it judges models of any origin, and a mistake elsewhere in onnxq canno
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
 from onnxq.verify.levels import check_levels, deviation, deviation_from
+from onnxq.verify.ranges import measure_ranges
 from onnxq.verify.report import (
     FirstDifference,
     Latency,
@@ -33,6 +34,7 @@ __all__ = [
     "deviation",
     "deviation_from",
     "first_difference",
+    "measure_ranges",
     "unoptimised_values",
     "verify",
 ]

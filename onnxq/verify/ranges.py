@@ -10,7 +10,7 @@ beside the power of the tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -24,11 +24,29 @@ from onnxq.verify.cut import Cutter
 from onnxq.verify.places import Place, find_places
 from onnxq.verify.report import TensorRange
 from onnxq.verify.scope import Scope
-from onnxq.verify.session import reason, start_session
-from onnxq.verify.source import Feed, ModelLike, describe, read_model, serialised
+from onnxq.verify.session import LEVELS, reason, start_session
+from onnxq.verify.source import Feed, ModelLike, ModelSource, describe, read_model, serialised
 
 AT_ONCE: Final = 2**28
 """Bytes of inner tensors that are read out at once, at most, unless a single one has more."""
+
+
+def measure_ranges(quantized: ModelLike, feeds: Iterable[Feed]) -> tuple[TensorRange, ...]:
+    """What samples make of the range of each quantised tensor, those that lose most first.
+
+    Args:
+        quantized: path or proto of a model that runs unoptimised.
+        feeds: batches, ``{input: array}``.
+
+    Raises:
+        ModelError: the model cannot be read.
+        CalibrationError: a feed does not hold the model's inputs.
+        VerificationError: it does not run with its inner tensors read out.
+    """
+    source, meter = ModelSource.open(quantized, "quantised"), RangeMeter(quantized, LEVELS[0])
+    for feed in feeds:
+        meter.add(source.fit(feed), source.batch_size(feed))
+    return meter.result()
 
 
 class RangeMeter:
