@@ -141,7 +141,6 @@ def our_command(task: Task, method: str, bits: tuple[int, int], python: Path, ou
 
 def write_job(task: Task, method: str, bits: tuple[int, int], folder: Path, output: Path) -> None:
     """The file that tells a driver what to do; which layers are the edges is what onnxq finds."""
-    _, plan = inspect(task.model, make_config({"weights": bits[0], "activations": bits[1]}))
     job = {
         "model": str(task.model.resolve()),
         "calibration": str(_limited(task, folder).resolve()),
@@ -150,9 +149,15 @@ def write_job(task: Task, method: str, bits: tuple[int, int], folder: Path, outp
         "weights": bits[0],
         "activations": bits[1],
         "edge_bits": EDGE_BITS,
-        "edges": [[p.layer.weight, p.layer.input] for p in plan.layers if p.edge],
+        "edges": edges_of(task.model, *bits),
     }
     (folder / JOB).write_text(json.dumps(job))
+
+
+def edges_of(model: Path, weights: int, activations: int) -> list[list[str]]:
+    """Weight and input of each first and last layer, by the names that the model gives them."""
+    _, plan = inspect(model, make_config({"weights": weights, "activations": activations}))
+    return [[p.layer.weight, p.layer.input] for p in plan.layers if p.edge]
 
 
 def _limited(task: Task, folder: Path) -> Path:

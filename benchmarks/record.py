@@ -20,8 +20,15 @@ def write(out: Path, rows: Sequence[dict[str, Any]], table: str, **facts: Any) -
         facts: what else was asked for, such as the number of samples.
     """
     where = machine()
-    out.with_suffix(".json").write_text(json.dumps({"machine": where, **facts, "rows": list(rows)}, indent=2) + "\n")
-    out.with_suffix(".md").write_text(f"{table}\n{sentence(where)}\n")
+    _replace(out.with_suffix(".json"), json.dumps({"machine": where, **facts, "rows": list(rows)}, indent=2) + "\n")
+    _replace(out.with_suffix(".md"), f"{table}\n{sentence(where)}\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a run that is stopped leaves what was there."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(text)
+    beside.replace(path)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 
 from onnxq.config import Config
-from onnxq.data import Feed, first_feeds
+from onnxq.data import Feed, first_feeds, samples_in
 from onnxq.mend import emit_through_gate
-from onnxq.network import NetworkSolution
 from onnxq.progress import Listener, Progress
 from onnxq.quantisation import GATE_SAMPLES, Clock, Result, Run
-from onnxq.report.stage import StageReport, judged_stage
+from onnxq.report.stage import judged_stage
 from onnxq.reporting import adapted_report
-from onnxq.reranging import NoRoomError, reranged
+from onnxq.reranging import NoRoomError, Reranged, reranged
 from onnxq.stream import Again
 from onnxq.ties import without_ties
+from onnxq.validation.judgement import exact_outputs, judge
+from onnxq.validation.quality import output_qualities
 
-JUDGED_BY = "squared error of the outputs beside their power, on samples of the new kind that were held back"
+JUDGED_BY = "mean error of the outputs beside their power, on samples of the new kind that were held back"
 
 
 def adapted(run: Run, config: Config, feeds: Iterable[Feed], progress: Listener) -> Run:
@@ -41,34 +43,39 @@ def adapted(run: Run, config: Config, feeds: Iterable[Feed], progress: Listener)
         names = {i.name for i in run.model.inputs}
         for feed in feeds:
             kept.append({name: array for name, array in feed.items() if name in names})
-        network, told = _attempt(run, config, kept, progress)
-        known = run.known
-        if network is None:
-            report = dataclasses.replace(run.result.report, stages=(*run.result.report.stages, told))
-            proto = run.result.model
-        else:
-            progress(Progress("verify", 0, None))
-            layers = without_ties(run.model, [p.layer for p in run.plan.layers], network.layers, network.outputs)
-            network = dataclasses.replace(network, layers=layers, remarks=())
-            known = first_feeds(kept, GATE_SAMPLES)
-            proto, checks, mended = emit_through_gate(run.model, run.plan, network, config, known)
-            report = adapted_report(run.result.report, proto, checks, told, mended)
+        done = _attempt(run, config, kept, progress)
+    report = done.result.report
     report = dataclasses.replace(report, seconds={**report.seconds, **clock.seconds})
-    return dataclasses.replace(run, result=Result(proto, report), network=network or run.network, known=known)
+    return dataclasses.replace(done, result=Result(done.result.model, report))
 
 
-def _attempt(run: Run, config: Config, feeds: Again, progress: Listener) -> tuple[NetworkSolution | None, StageReport]:
-    """The network with new ranges and moments, None where that is no gain; and what is to be said of it."""
+def _attempt(run: Run, config: Config, feeds: Again, progress: Listener) -> Run:
+    """The run with new ranges and moments, or with the word that they were no gain."""
     try:
         found = reranged(run.model, run.plan, run.network, config, feeds, progress)
     except NoRoomError:
-        return None, judged_stage("adapt", "left as it was: a bias has no room beside the new ranges", JUDGED_BY, *_NAN)
-    before, after = found.before, found.after
-    if after < before:
-        did = f"ranges and moments taken from {found.samples} samples of the new kind, every integer kept"
-        return found.network, judged_stage("adapt", did, JUDGED_BY, before, after)
-    did = "left as it was: with ranges and moments of the new samples it loses no less"
-    return None, judged_stage("adapt", did, JUDGED_BY, before, after)
+        return _left(run, "a bias has no room beside the new ranges")
+    if not found.after < found.before:
+        return _left(run, "with ranges and moments of the new samples it loses no less", found)
+    progress(Progress("verify", 0, None))
+    known = list(first_feeds(feeds, GATE_SAMPLES))
+    layers = without_ties(run.model, [p.layer for p in run.plan.layers], found.network.layers, found.network.outputs)
+    network = dataclasses.replace(found.network, layers=layers)
+    seen = output_qualities(judge(run.model, run.plan, network, known, exact_outputs(run.model, known)))
+    sqnr_db = {quality.output: quality.sqnr_db for quality in seen}
+    proto, checks, mended = emit_through_gate(run.model, run.plan, network, config, known, sqnr_db)
+    taken = f"{found.fitted} sample{'s'[: found.fitted != 1]}"
+    did = f"ranges and moments taken from {taken} of the new kind, every integer kept"
+    told = judged_stage("adapt", did, JUDGED_BY, found.before, found.after)
+    total = sum(map(samples_in, feeds))
+    judgement = found.judgement if found.fitted < total else None
+    report = adapted_report(run.result.report, proto, checks, told, judgement, total, mended)
+    return dataclasses.replace(run, result=Result(proto, report), network=network, known=known)
 
 
-_NAN = (float("nan"), float("nan"))
+def _left(run: Run, why: str, found: Reranged | None = None) -> Run:
+    """The run as it was, and why."""
+    losses = (math.nan, math.nan) if found is None else (found.before, found.after)
+    told = judged_stage("adapt", f"left as it was: {why}", JUDGED_BY, *losses)
+    report = dataclasses.replace(run.result.report, stages=(*run.result.report.stages, told))
+    return dataclasses.replace(run, result=Result(run.result.model, report))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnxq.data import samples_in
 from onnxq.execute.ahead import one_ahead
 from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
+from onnxq.execute.hold_out import HoldOut, KeepBack, usual
 from onnxq.execute.memory import give_back_freed_memory
 from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
@@ -26,6 +27,7 @@ from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, stage_model
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.quant.moments import ChannelMoments, channel_moments
 from onnxq.quant.spec import QuantParams
 
@@ -52,6 +54,8 @@ class Calibration:
         moments: gather the moments of the float layers' outputs.
         mask: name of the input that is 0 for padding, which is left out of rows and ranges.
         folder: where the spools may write.
+        keep_back: what some of the observed samples are kept back for; by their number when None.
+        rows: gather rows of the layers' inputs and outputs.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Calibration:
         mask: str | None = None,
         folder: Path | None = None,
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
+        keep_back: KeepBack | None = None,
+        rows: bool = True,
     ) -> None:
         self._model = model
         self._float = Frontier(memory_limit // 64, folder)
@@ -86,6 +92,8 @@ class Calibration:
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
+                hold_out=self._hold_out(keep_back),
+                rows=rows,
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files
@@ -100,6 +108,12 @@ class Calibration:
             self._starts.append(self.samples)
             self._masks.append(read_mask(arrays, self._mask))
             self.samples += samples_in(arrays)
+
+    def _hold_out(self, purpose: KeepBack | None) -> HoldOut:
+        """Which samples are kept back; whole batches where the model fixes their size."""
+        whole = has_fixed_batch(self._model.inputs)
+        units = self.batches if whole else self.samples
+        return HoldOut(units, whole, purpose or usual(units))
 
     @property
     def batches(self) -> int:
@@ -175,7 +189,7 @@ class Calibration:
         constants: Mapping[tuple[str, str], Array],
         progress: Progress,
     ) -> dict[str, ChannelMoments]:
-        """Moments of what the layers of a stage make in the quantised network, over all observed samples.
+        """Moments of what the layers of a stage make in the quantised network, over all samples.
 
         Args:
             stage: the one just observed.
@@ -191,7 +205,7 @@ class Calibration:
             feed = stage_feed(stage, self._quantised.at(batch), inputs)
             return session.fed(feed).run(feed, wanted)
 
-        for batch, made in enumerate(one_ahead(run, self.passing.start)):
+        for batch, made in enumerate(one_ahead(run, self.batches)):
             for layer in stage.layers:
                 y = made[layer.output]
                 found[layer.name] = channel_moments(y, layer.output_axis, found.get(layer.name))

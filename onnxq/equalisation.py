@@ -32,7 +32,7 @@ from scipy.special import lambertw
 
 from onnxq.config import FLOAT_BITS
 from onnxq.data import Feed
-from onnxq.execute.channels import ChannelStatistics, channel_statistics
+from onnxq.execute.channels import ChannelExtremes, ChannelStatistics, channel_extremes
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, weight_matrix
 from onnxq.ir.model import Model
@@ -49,9 +49,6 @@ STRENGTHS = np.linspace(0.0, 1.0, 9)
 
 LARGEST_FACTOR = 32.0
 """Most that a channel is raised: the range of a nearly dead one is known too poorly to trust it further."""
-
-CLIP_ROOM = 1.25
-"""Room left below a clip over the largest value observed."""
 
 UNCLIPPED_BITS = 8
 """A grid of so many bits is taken to reach to the largest value: Laplace's tails say too little of the few values that
@@ -74,44 +71,58 @@ def equalised(model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: 
     groups = find_groups(model, [p.layer for p in plan.layers])
     if not groups:
         return model
-    statistics = channel_statistics(to_outline(model), observed_ranks(model, groups), feeds)
+    extremes = channel_extremes(to_outline(model), observed_ranks(model, groups), feeds)
     planned = {p.layer.name: p for p in plan.layers}
     share = PROPAGATED if second_order else 1.0
     factors = []
     for group in groups:
         weights = {r.name: weight_matrix(r, model.constant(r.weight)) for r in group.readers}
-        factors.append(best_factors(group, statistics, planned, weights, share))
+        factors.append(best_factors(group, extremes, planned, weights, share))
     return equalise(model, groups, factors)
 
 
 def best_factors(
     group: Group,
-    statistics: Mapping[str, ChannelStatistics],
+    extremes: Mapping[str, ChannelExtremes],
     planned: Mapping[str, LayerPlan],
     weights: Mapping[str, Array],
     share: float = PROPAGATED,
 ) -> Array:
     """The factors of a group at the strength of least noise, (channels,).
 
+    Which strength that is, is judged on every other sample by the factors of the others; the factors themselves are
+    those of all samples.
+
     Args:
         group: which tensors.
-        statistics: of the group's observed tensors, by name.
+        extremes: of the group's quantised tensors, by name.
         planned: bits by layer name.
         weights: of the group's readers in the solver's form, by layer name.
         share: of the noise of weights below 8 bits that counts.
     """
+    first, second, every = slice(0, None, 2), slice(1, None, 2), slice(None)
+    if min(len(extremes[name]) for name in group.quantised) < 2:
+        second = first
+    fitted, judged, whole = ({n: extremes[n].over(part) for n in group.quantised} for part in (first, second, every))
 
     def noise(factors: Array) -> float:
         return sum(
-            relative_noise(reader, weights[reader.name], statistics[reader.input], factors, planned[reader.name], share)
+            relative_noise(reader, weights[reader.name], judged[reader.input], factors, planned[reader.name], share)
             for reader in group.readers
         )
 
-    factors = [channel_factors(group, statistics, float(t)) for t in STRENGTHS]
+    signed = [False]
     if group.linear and all(planned[r.name].activations >= UNCLIPPED_BITS for r in group.readers):
-        signs = channel_signs(group, statistics)
-        factors += [signs * f for f in factors]
-    return min(factors, key=noise)
+        signed.append(True)
+    trials = [(float(t), sign) for sign in signed for t in STRENGTHS]
+    strength, sign = min(trials, key=lambda trial: noise(_factors(group, fitted, *trial)))
+    return _factors(group, whole, strength, sign)
+
+
+def _factors(group: Group, statistics: Mapping[str, ChannelStatistics], strength: float, signed: bool) -> Array:
+    """Factors of a strength, with signs or without, (channels,)."""
+    factors = channel_factors(group, statistics, strength)
+    return channel_signs(group, statistics) * factors if signed else factors
 
 
 def channel_signs(group: Group, statistics: Mapping[str, ChannelStatistics]) -> Array:
@@ -125,8 +136,6 @@ def channel_factors(group: Group, statistics: Mapping[str, ChannelStatistics], s
     """Factors that raise each channel's range towards the largest, (channels,), at least 1."""
     reach = np.max([statistics[name].largest for name in group.quantised], axis=0)
     factors = np.where(reach > 0, (reach.max() / np.maximum(reach, 1e-30)) ** strength, 1.0)
-    for name, bound in group.clips:
-        factors = np.minimum(factors, bound / (CLIP_ROOM * np.maximum(statistics[name].largest, 1e-30)))
     return np.clip(factors, 1.0, LARGEST_FACTOR).astype(np.float32)
 
 

@@ -50,7 +50,7 @@ def tuned(
 ) -> tuple[NetworkSolution, StageReport]:
     """The network tuned as a whole, and what came of it."""
     from onnxq.solve.compilation import keep_compiled_programs
-    from onnxq.solve.tuning import Outcome, tune_network  # they load JAX
+    from onnxq.solve.tuning import tune_network  # they load JAX
 
     keep_compiled_programs()
     options, done = config.tuning, 0
@@ -77,5 +77,4 @@ def tuned(
     )
     did = f"{tuning.outcome.value}{': ' if tuning.detail else ''}{tuning.detail}"
     told = judged_stage("tune", did, "loss on held-out samples", tuning.loss_before, tuning.loss_after)
-    moved = tuning.outcome is Outcome.TUNED
-    return replace(network, layers=tuning.layers, sqnr_db={} if moved else network.sqnr_db), told
+    return replace(network, layers=tuning.layers), told

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import onnx
 
-from onnxq.data import Data, count_samples, read_feeds
+from onnxq.data import Data, Feed, count_samples, read_feeds
 from onnxq.errors import ModelError
 from onnxq.execute.memory import free_old_graphs
 from onnxq.ir.load import OLDEST_OPSET, load
 from onnxq.ir.save import to_proto
 from onnxq.progress import Listener, Progress
-from onnxq.stream import Stream, batch_size
+from onnxq.stream import batch_size
 from onnxq.verify import VerificationReport, verify
 
 
-def opened(model: str | Path | onnx.ModelProto, *data: Data | None) -> tuple[Stream | None, ...]:
+def opened(model: str | Path | onnx.ModelProto, *data: Data | None) -> tuple[Iterator[Feed] | None, ...]:
     """Samples of a model, the first of them read: what does not fit is told before anything long begins.
 
     Args:
@@ -32,15 +34,16 @@ def opened(model: str | Path | onnx.ModelProto, *data: Data | None) -> tuple[Str
     inputs = load(model, minimum_opset=OLDEST_OPSET).inputs
     free_old_graphs()
     batch = batch_size(inputs)
-    streams = tuple(None if d is None else Stream(read_feeds(d, inputs, batch=batch), None) for d in data)
-    for stream in streams:
-        if stream is not None:
-            stream.first(1)
-    return streams
+    feeds = [None if samples is None else read_feeds(samples, inputs, batch=batch) for samples in data]
+    return tuple(None if found is None else chain([next(found)], found) for found in feeds)
 
 
 def judged(
-    fp32: str | Path | onnx.ModelProto, quantised: onnx.ModelProto, feeds: Stream, data: Data, progress: Listener
+    fp32: str | Path | onnx.ModelProto,
+    quantised: onnx.ModelProto,
+    feeds: Iterable[Feed],
+    data: Data,
+    progress: Listener,
 ) -> VerificationReport:
     """The verification of a quantised model on samples, the ranges that they leave included; nothing is timed.
 

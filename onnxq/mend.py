@@ -12,7 +12,7 @@ Only the default target is mended: the others have their forms prescribed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import onnx
@@ -36,7 +36,12 @@ Mended = tuple[onnx.ModelProto, tuple[LevelCheck, ...], tuple[Remark, ...]]
 
 
 def emit_through_gate(
-    model: Model, plan: Plan, network: NetworkSolution, config: Config, feeds: Sequence[Feed]
+    model: Model,
+    plan: Plan,
+    network: NetworkSolution,
+    config: Config,
+    feeds: Sequence[Feed],
+    sqnr_db: Mapping[str, float | None],
 ) -> Mended:
     """The quantised model that passes the gate, its checks, and what had to be mended for that.
 
@@ -46,6 +51,7 @@ def emit_through_gate(
         network: their solutions.
         config: the container and the target.
         feeds: a few batches to run on.
+        sqnr_db: signal to quantisation noise of the solved network on them, by output.
 
     Raises:
         VerificationError: the model fails at a level, or means something else there, in every form.
@@ -55,7 +61,7 @@ def emit_through_gate(
     while True:
         proto = mending.emitted(model)
         try:
-            checks = pass_gate(proto, feeds, expected, network.sqnr_db)
+            checks = pass_gate(proto, feeds, expected, sqnr_db)
         except FaultError as error:
             if error.room is not None:
                 raise _located(error, first_apart(model, plan, network, proto, feeds[0], error.room)) from None

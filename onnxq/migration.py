@@ -43,6 +43,13 @@ CLIP_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.55, 0.4)
 MIGRATED = 8
 """Bits of inputs at most for which their range is migrated: finer grids have room for every channel."""
 
+SEEN = 8
+"""Rows in which a channel is not zero, from which on its range is known."""
+
+RARE = 5.0
+"""Standard deviations of a channel's magnitudes that lie between their mean and where it is taken to end: four of its
+values' own, if they are normal. The largest of a few rows would be a matter of chance."""
+
 ROWS = 512
 """Tokens on which noise is measured."""
 
@@ -84,6 +91,8 @@ def _settled(model: Model, plan: Plan) -> set[str]:
 def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, LayerPlan]) -> Array | None:
     """The factors of a site at the strength of least noise, (channels,); None where it gains too little.
 
+    Noise is measured on the second half of the rows, which are of other samples, with the factors of the first half.
+
     Args:
         model: for the weights.
         site: which tensor.
@@ -91,7 +100,10 @@ def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, La
         planned: bits by layer name.
     """
     weights = [weight_matrix(layer, model.constant(layer.weight)) for layer in site.readers]
-    power = np.square(rows).mean(axis=0)
+    fitted, judged = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    if not len(fitted):
+        return None
+    power = np.square(judged).mean(axis=0)
     signals = [max(_power_at_output(layer, power, w), 1e-30) for layer, w in zip(site.readers, weights, strict=True)]
 
     def noise(factor: Array) -> float:
@@ -99,15 +111,16 @@ def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, La
         for layer, weight, signal in zip(site.readers, weights, signals, strict=True):
             plan = planned[layer.name]
             scaled = weight * beside_rows(layer, factor)
-            gap = _rounding_error(rows / factor, plan.activations)
+            gap = _rounding_error(judged / factor, plan.activations)
             lessened = beside_rows(layer, power / np.square(factor))[..., 0]
             total += (noise_of_inputs(layer, gap, scaled) + weight_noise(scaled, lessened, plan.weights)) / signal
         return total
 
-    candidates = [channel_factors(rows, strength) for strength in STRENGTHS]
-    noises = [noise(candidate) for candidate in candidates]
+    noises = [noise(channel_factors(fitted, strength)) for strength in STRENGTHS]
     best = int(np.argmin(noises))
-    return candidates[best] if noises[best] < ENOUGH_GAIN[site.absorbed] * noises[0] else None
+    if noises[best] >= ENOUGH_GAIN[site.absorbed] * noises[0]:
+        return None
+    return channel_factors(rows, STRENGTHS[best])
 
 
 def noise_of_inputs(layer: Layer, gap: Array, weight: Array) -> float:
@@ -130,11 +143,18 @@ def _power_at_output(layer: Layer, power: Array, weight: Array) -> float:
 
 
 def channel_factors(rows: Array, strength: float) -> Array:
-    """What to divide each channel by, (channels,); their median is 1."""
-    reach = np.abs(rows).max(axis=0)
-    typical = max(float(np.median(reach)), 1e-30)
-    factors = np.maximum(reach / typical, 1 / LARGEST_FACTOR) ** strength
-    return np.asarray(factors, np.float32)
+    """What to divide each channel by, (channels,); the median of those that were seen is 1.
+
+    A channel that holds nothing but zero in nearly all rows is left alone: little is known of its range.
+    """
+    size = np.abs(rows)
+    known = np.count_nonzero(size, axis=0) >= min(SEEN, len(rows))
+    reach = size.mean(axis=0) + RARE * size.std(axis=0)
+    if not known.any():
+        return np.ones(rows.shape[1], np.float32)
+    typical = max(float(np.median(reach[known])), 1e-30)
+    factors = np.clip(reach / typical, 1 / LARGEST_FACTOR, None) ** strength
+    return np.where(known, factors, 1).astype(np.float32)
 
 
 def _rounding_error(rows: Array, bits: int) -> Array:

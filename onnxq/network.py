@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxq.checkpoint import Checkpoint
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.data import Feed
 from onnxq.execute.chain import Quantised
+from onnxq.execute.hold_out import KeepBack
 from onnxq.execute.observation import Observation
 from onnxq.execute.response import output_grid
 from onnxq.ir.block import Block, find_blocks
@@ -23,19 +24,42 @@ from onnxq.ir.model import Model, Remark
 from onnxq.ir.stage import Stage, split_stages
 from onnxq.ir.table import Table
 from onnxq.ir.tensor import has_fixed_batch
-from onnxq.plan import Plan
+from onnxq.plan import LayerPlan, Plan
 from onnxq.progress import Listener, Progress
-from onnxq.quant.scale_search import activation_params
+from onnxq.quant.histogram import Histogram
+from onnxq.quant.scale_search import activation_params, extreme_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
 from onnxq.quant.table import TableSolution
 from onnxq.reconstruction import reconstructed
 from onnxq.solve.batchnorm import para_normalised
-from onnxq.solve.layer import make_problem, solve_layer
+from onnxq.solve.layer import make_problem, round_layer, solve_layer
 from onnxq.solve.problem import LayerProblem
 from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float32]
+
+
+class Ranges(Enum):
+    """How the range of an activation comes about."""
+
+    SEARCHED = "searched"
+    EXTREMES = "from the smallest to the largest value seen"
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a network is made, besides its configuration.
+
+    Attributes:
+        ranges: how ranges of activations come about.
+        keep_back: what some samples are kept back for; by their number when None.
+        plain: weights are rounded to nearest between their extremes and nothing is judged, for a quick look.
+    """
+
+    ranges: Ranges = Ranges.SEARCHED
+    keep_back: KeepBack | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,27 +70,50 @@ class NetworkSolution:
         layers: solutions by layer name.
         outputs: grids of tensors that are quantised where they are made, by tensor name.
         samples: calibration samples seen.
-        sqnr_db: by network output, float against simulated quantised network on these samples; empty
-            in parallel mode, which does not run the quantised network, and after tuning.
         remarks: what later changes came to.
         tables: solutions by the name of the table's node.
+        extremes: ranges from the smallest to the largest value seen, by the name of the layer that reads the tensor,
+            or of the tensor where it is quantised where it is made.
     """
 
     layers: Mapping[str, LayerSolution]
     outputs: Mapping[str, QuantParams]
     samples: int
-    sqnr_db: Mapping[str, float | None]
     remarks: tuple[Remark, ...] = ()
     tables: Mapping[str, TableSolution] = field(default_factory=dict)
+    extremes: Mapping[str, QuantParams] = field(default_factory=dict)
+
+    def with_extremes(self) -> NetworkSolution:
+        """The same integers with ranges from the smallest to the largest value seen."""
+        layers = {
+            name: replace(solution, input=self.extremes[name]) if solution.input is not None else solution
+            for name, solution in self.layers.items()
+        }
+        return replace(self, layers=layers, outputs={t: self.extremes[t] for t in self.outputs})
 
 
 def solve_network(
-    model: Model, plan: Plan, config: Config, feeds: Iterable[Feed], checkpoint: Checkpoint, progress: Listener
+    model: Model,
+    plan: Plan,
+    config: Config,
+    feeds: Iterable[Feed],
+    checkpoint: Checkpoint,
+    progress: Listener,
+    making: Making = Making(),
 ) -> NetworkSolution:
     """Solve the layers of a prepared model in order.
 
     In sequential mode each stage's layers see what the solved ones before them produce; in parallel
     mode every layer sees the float network. Finished layers are taken from the checkpoint and kept in it.
+
+    Args:
+        model: prepared.
+        plan: of its layers.
+        config: how.
+        feeds: batches of samples.
+        checkpoint: of this model, configuration and samples.
+        progress: told after each batch and layer.
+        making: how besides.
     """
     sequential = config.mode == "sequential"
     with Calibration(
@@ -78,8 +125,10 @@ def solve_network(
         memory_limit=config.memory_limit,
         seed=config.seed,
         mask=plan.mask,
+        keep_back=making.keep_back,
+        rows=not making.plain,
     ) as calibration:
-        walk = Walk(model, plan, config, checkpoint)
+        walk = Walk(model, plan, config, checkpoint, making)
         stages = split_stages(model, [p.layer for p in plan.layers])
         blocks = find_blocks(model, stages) if config.reconstructs else ()
         first, last = ({b.stages[at]: b for b in blocks} for at in (0, -1))
@@ -103,8 +152,8 @@ def solve_network(
             layers=walk.solutions,
             outputs=walk.outputs,
             samples=calibration.samples,
-            sqnr_db=_sqnr(model, calibration, sequential),
             tables=walk.tables,
+            extremes=walk.extremes,
         )
 
 
@@ -116,6 +165,7 @@ class Walk:
         plan: of its layers.
         config: how to solve them.
         checkpoint: of finished layers.
+        making: how besides.
         tables: solved already; they are solved here when None.
     """
 
@@ -125,8 +175,11 @@ class Walk:
         plan: Plan,
         config: Config,
         checkpoint: Checkpoint,
+        making: Making,
         tables: Mapping[str, TableSolution] | None = None,
     ) -> None:
+        self._making = making
+        self.extremes: dict[str, QuantParams] = {}
         self.solutions: dict[str, LayerSolution] = {}
         self.outputs: dict[str, QuantParams] = {}
         self._plan, self._config, self._checkpoint = plan, config, checkpoint
@@ -134,6 +187,7 @@ class Walk:
         self._order = {p.layer.name: i for i, p in enumerate(plan.layers)}
         self._grids: dict[tuple[str, int], QuantParams] = {}
         self._model = model
+        self._reader = {p.layer.input: p.layer.name for p in plan.layers}
         self._maker = {t.name: node.name for node in model.graph.nodes for t in node.outputs}
         self.tables = _solve_tables(model, plan) if tables is None else tables
 
@@ -144,12 +198,16 @@ class Walk:
         own = {q.tensor: q.bits for q in places if q.like in (None, q.tensor)}
         seen = calibration.observe(stage, own, tell)
         for layer in stage.layers:
+            bits = self._planned[layer.name].activations
+            if bits != FLOAT_BITS:
+                self.extremes[layer.name] = extreme_params(seen.histograms[layer.input], self._spec(bits))
             self.solutions[layer.name] = solution = self.solution(layer, seen)
             if solution.input is not None:
                 self._grids[layer.input, self._planned[layer.name].activations] = solution.input
             tell(1)
         for tensor, bits in own.items():
-            self.outputs[tensor] = output_grid(self._model, tensor, seen.histograms[tensor], self._spec(bits))
+            self.extremes[tensor] = extreme_params(seen.histograms[tensor], self._spec(bits))
+            self.outputs[tensor] = self._output_grid(tensor, seen.histograms[tensor], bits)
         inputs = {layer.name: self.solutions[layer.name].input for layer in stage.layers}
         if seen.moments:
             found = calibration.moments(stage, inputs, self._constants(stage), tell)
@@ -161,6 +219,7 @@ class Walk:
             known = self._grids.get((place.like or "", place.bits))
             if place.tensor not in self.outputs and known is not None:
                 self.outputs[place.tensor] = known
+                self.extremes[place.tensor] = self.extremes[self._reader[place.like or ""]]
 
     def reconstruct(self, block: Block, calibration: Calibration) -> None:
         """Refine the layers of a block that has just been passed together, and pass it again."""
@@ -205,6 +264,9 @@ class Walk:
         finished = self._checkpoint.load(layer.name)
         if finished is not None:
             return finished
+        planned = self._planned[layer.name]
+        if self._making.plain:
+            return self._rounded(planned, self._grid(layer, planned.activations, seen))
         problem = self.problem(layer, seen)
         solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
         self._checkpoint.save(solution)
@@ -212,7 +274,7 @@ class Walk:
 
     def problem(self, layer: Layer, seen: Observation) -> LayerProblem:
         """What is asked of a layer, and the rows that its stage showed."""
-        planned, rows = self._planned[layer.name], seen.rows[layer.name]
+        planned = self._planned[layer.name]
         readers = sum(p.layer.input == layer.input for p in self._plan.layers)
         return make_problem(
             layer,
@@ -220,12 +282,21 @@ class Walk:
             self._model.constant(layer.bias) if layer.bias else None,
             planned.weights,
             self._grid(layer, planned.activations, seen),
-            (rows.x, rows.x_float, rows.y, rows.train),
-            fit_input=readers == 1 and layer.input not in self.outputs,
+            seen.rows[layer.name],
+            fit_input=readers == 1 and layer.input not in self.outputs and self._making.ranges is Ranges.SEARCHED,
             block=planned.block,
             target=self._config.rules,
             bounded=self._config.bounded_influence,
+            tails=seen.histograms[layer.input].tails,
+            refit=seen.refit and not self._config.refines,
         )
+
+    def _rounded(self, planned: LayerPlan, grid: QuantParams | None) -> LayerSolution:
+        """A layer's weights rounded to nearest between their extremes."""
+        layer, config = planned.layer, self._config
+        weight = self._model.constant(layer.weight)
+        bias = self._model.constant(layer.bias) if layer.bias else None
+        return round_layer(layer, weight, bias, planned.weights, grid, config.rules)
 
     def _grid(self, layer: Layer, bits: int, seen: Observation) -> QuantParams | None:
         """Grid of a layer's input: that of the tensor where it already has one."""
@@ -234,7 +305,14 @@ class Walk:
         if layer.input in self.outputs:
             return self.outputs[layer.input]
         known = self._grids.get((layer.input, bits))
-        return known or activation_params(seen.histograms[layer.input], self._spec(bits))
+        find = activation_params if self._making.ranges is Ranges.SEARCHED else extreme_params
+        return known or find(seen.histograms[layer.input], self._spec(bits))
+
+    def _output_grid(self, tensor: str, histogram: Histogram, bits: int) -> QuantParams:
+        """Grid of a tensor that is quantised where it is made."""
+        if self._making.ranges is Ranges.EXTREMES:
+            return extreme_params(histogram, self._spec(bits))
+        return output_grid(self._model, tensor, histogram, self._spec(bits))
 
     def _spec(self, bits: int) -> QuantSpec:
         return activation_spec(bits, symmetric=self._config.rules.symmetric)
@@ -255,18 +333,3 @@ def _solve_tables(model: Model, plan: Plan) -> dict[str, TableSolution]:
         if key not in known:
             known[key] = solve_table(table.name, model.constant(table.weight), planned.bits, blocked=bool(table.rank))
     return {p.table.name: known[p.table.weight, p.bits] for p in plan.tables}
-
-
-def _sqnr(model: Model, calibration: Calibration, sequential: bool) -> dict[str, float | None]:
-    """10·log₁₀(Σ float² / Σ (float − quantised)²) of each floating-point output; None where they are equal."""
-    if not sequential:
-        return {}
-    signal = dict.fromkeys((t.name for t in model.outputs), 0.0)
-    noise = dict(signal)
-    for batch in range(calibration.batches):
-        exact, quantised = calibration.outputs(batch)
-        for name, values in exact.items():
-            if np.issubdtype(values.dtype, np.floating):
-                signal[name] += float(np.square(values.astype(np.float64)).sum())
-                noise[name] += float(np.square(values.astype(np.float64) - quantised[name].astype(np.float64)).sum())
-    return {n: 10 * math.log10(signal[n] / noise[n]) if noise[n] and signal[n] else None for n in signal}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ import onnx
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
-from onnxq.data import Data, Feed, count_samples, read_feeds
-from onnxq.equalisation import RANGE_SAMPLES, equalised
+from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
 from onnxq.execute.memory import free_old_graphs
 from onnxq.fine_tuning import affordable, tuned
 from onnxq.ir.excluded import exclude
@@ -26,17 +25,24 @@ from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import identity, save
 from onnxq.ir.size import model_bytes
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.mend import emit_through_gate
-from onnxq.migration import migrated
-from onnxq.network import NetworkSolution, solve_network
+from onnxq.network import Making, NetworkSolution, solve_network
 from onnxq.passes.prepare import prepare
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress
 from onnxq.report.run import RunReport
 from onnxq.report.stage import solved_stage
 from onnxq.reporting import run_report
-from onnxq.stream import Again, Stream, batch_size, counted
+from onnxq.stream import Again, batch_size, counted
 from onnxq.ties import without_ties
+from onnxq.validation.folds import Folds, make_folds
+from onnxq.validation.judgement import exact_outputs, judge
+from onnxq.validation.outliers import find_unlike
+from onnxq.validation.quality import output_qualities
+from onnxq.validation.rewrites import Rewrite, judge_plain
+from onnxq.validation.unseen import Made, better_of, cross_fitted, prepare_network
+from onnxq.verify import LevelCheck
 from onnxq.version import VERSION
 
 GATE_SAMPLES = 16
@@ -70,7 +76,7 @@ class Run:
 
     Attributes:
         result: of it.
-        model: prepared, equalised and migrated.
+        model: prepared and rewritten.
         plan: of its layers.
         network: their solutions.
         known: the first of the samples that its ranges are for.
@@ -97,12 +103,12 @@ class Task:
 
 
 def run(task: Task) -> Run:
-    """One way through; samples that are wanted again are kept as long as it takes."""
-    with Again(task.config.memory_limit // 8) if task.config.tunes else nullcontext() as again:
+    """One way through; the samples are kept as long as it takes."""
+    with Again(task.config.memory_limit // 8) as again:
         return _way_through(task, again)
 
 
-def _way_through(task: Task, again: Again | None) -> Run:
+def _way_through(task: Task, feeds: Again) -> Run:
     config, choice, progress = task.config, task.choice, task.progress
     clock = Clock()
     with clock.stage("load"):
@@ -110,45 +116,74 @@ def _way_through(task: Task, again: Again | None) -> Run:
         prepared = prepared_model(task.model, config, opset_of(config, choice))
         plan = make_plan(prepared, config, choice)
         size = model_bytes(task.model)
-    batch = batch_size(prepared.inputs)
-    feeds = Stream(
-        counted(
-            read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch),
-            task.calibration,
-            config,
-            progress,
-        ),
-        again,
-    )
-    gate = feeds.first(GATE_SAMPLES)
+        given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch_size(prepared.inputs))
+        for feed in counted(given, task.calibration, config, progress):
+            feeds.append(feed)
+    gate = list(first_feeds(feeds, GATE_SAMPLES))
+    unlike = find_unlike(feeds)
+    weights = sum(p.layer.parameters for p in plan.layers)
+    folds = make_folds(feeds, whole=has_fixed_batch(prepared.inputs), weights=weights)
     config, told = affordable(config, prepared, plan, gate[0])
-    with clock.stage("equalise"):
-        if config.equalise:
-            prepared = equalised(prepared, plan, feeds.first(RANGE_SAMPLES), second_order=config.second_order)
-            free_old_graphs()
-            # A weight that layers shared has a copy of another name for each.
-            plan = make_plan(prepared, config, choice)
-            prepared = migrated(prepared, plan, feeds.first(RANGE_SAMPLES))
-            free_old_graphs()
-            plan = make_plan(prepared, config, choice)
+    with clock.stage("compare"):
+        progress(Progress("compare", 0, None))
+        plainest = judge_plain(prepared, config, choice, folds, unlike.samples)
+        ready, plan = prepare_network(prepared, config, choice, feeds, folds, plainest)
     with clock.stage("solve"):
-        mark = fingerprint(_identity(prepared, config, task.calibration, choice)) if task.folder else ""
+        mark = fingerprint(_identity(ready, config, task.calibration, choice)) if task.folder else ""
         checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
-        network = solve_network(prepared, plan, config, feeds, checkpoint, progress)
+        network = solve_network(ready, plan, config, feeds, checkpoint, progress, Making(keep_back=folds.keep_back))
         network = dataclasses.replace(network, remarks=(*network.remarks, *told))
     stages = [solved_stage(network.layers.values())]
     with clock.stage("tune"):
         if config.tunes:
-            network, told_of = tuned(prepared, plan, network, feeds.every(), config, progress)
+            network, told_of = tuned(ready, plan, network, feeds, config, progress)
             stages.append(told_of)
+    with clock.stage("judge"):
+        made = Made(ready, plan, network, None)
+        if plainest:
+            made = _judged(task, config, folds, plainest.rewrite, prepared, made)
+            assert made.judgement is not None
+            made = dataclasses.replace(made, judgement=made.judgement.without(unlike.samples))
+            made = better_of(made, prepared, config, choice, feeds, folds, plainest)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
-        layers = without_ties(prepared, [p.layer for p in plan.layers], network.layers, network.outputs)
-        network = dataclasses.replace(network, layers=layers)
-        proto, checks, mended = emit_through_gate(prepared, plan, network, config, gate)
-        network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
-    report = run_report(plan, config, network, proto, checks, size, clock.seconds, stages)
-    return Run(Result(model=proto, report=report), prepared, plan, network, gate)
+        made, proto, checks = _verified(made, prepared, config, gate)
+    report = run_report(made, config, folds, unlike, proto, checks, size, clock.seconds, stages)
+    return Run(Result(model=proto, report=report), made.model, made.plan, made.network, gate)
+
+
+def _judged(task: Task, config: Config, folds: Folds, rewrite: Rewrite, prepared: Model, made: Made) -> Made:
+    """A network with what it does to samples that it was not made from, where there are any."""
+    progress = task.progress
+    if not folds.cuts:
+        return made
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        progress(Progress("judge", done, len(folds.cuts)))
+
+    progress(Progress("judge", 0, len(folds.cuts)))
+    if folds.crossed:
+        return dataclasses.replace(made, judgement=cross_fitted(prepared, config, task.choice, folds, rewrite, tell))
+    held = folds.cuts[0].judged
+    found = judge(made.model, made.plan, made.network, held, exact_outputs(prepared, held), held.indices)
+    tell()
+    return dataclasses.replace(made, judgement=found)
+
+
+def _verified(
+    made: Made, prepared: Model, config: Config, gate: Sequence[Feed]
+) -> tuple[Made, onnx.ModelProto, tuple[LevelCheck, ...]]:
+    """A network as it is emitted, through the gate."""
+    layers = without_ties(made.model, [p.layer for p in made.plan.layers], made.network.layers, made.network.outputs)
+    network = dataclasses.replace(made.network, layers=layers)
+    seen = judge(made.model, made.plan, network, gate, exact_outputs(prepared, gate))
+    sqnr_db = {quality.output: quality.sqnr_db for quality in output_qualities(seen)}
+    proto, checks, mended = emit_through_gate(made.model, made.plan, network, config, gate, sqnr_db)
+    network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
+    return dataclasses.replace(made, network=network), proto, checks
 
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,10 +11,14 @@ import onnx
 from onnxq.config import Config
 from onnxq.ir.model import Remark
 from onnxq.ir.size import model_bytes
-from onnxq.network import NetworkSolution
 from onnxq.plan import Plan
-from onnxq.report.run import LayerReport, RunReport
+from onnxq.report.run import POOR_DB, JudgedBy, LayerReport, RunReport
 from onnxq.report.stage import StageReport
+from onnxq.validation.folds import Folds
+from onnxq.validation.judgement import Judgement
+from onnxq.validation.outliers import Unlike
+from onnxq.validation.quality import OutputQuality, output_qualities
+from onnxq.validation.unseen import Made
 from onnxq.verify import LevelCheck, TensorRange, VerificationReport, audit_bits
 from onnxq.version import VERSION
 
@@ -22,16 +26,14 @@ MUCH_LOST = 0.01
 """Share of a tensor's power from which on the report says that its range cuts too much of it off: 20 dB."""
 
 UNUSUAL = 3.0
-"""How many times as much as of its own samples that must be."""
-
-POOR_DB = 10.0
-"""Signal to noise of an output below which the report says what to do: its errors are a third of its values then."""
+"""How many times as much as of its own samples that must be, beside what it keeps."""
 
 
 def run_report(
-    plan: Plan,
+    made: Made,
     config: Config,
-    network: NetworkSolution,
+    folds: Folds,
+    unlike: Unlike,
     proto: onnx.ModelProto,
     checks: tuple[LevelCheck, ...],
     size: int,
@@ -41,15 +43,18 @@ def run_report(
     """The report of a run.
 
     Args:
-        plan: what was to be quantised.
+        made: the layers as solved, and what the network does to samples that were not fitted.
         config: how.
-        network: the layers as solved.
+        folds: how these were kept apart.
+        unlike: samples that are unlike all others.
         proto: the quantised model.
         checks: how it ran at each optimisation level.
         size: of the float model, bytes.
         seconds: by stage.
         stages: what each changed.
     """
+    plan, network = made.plan, made.network
+    unseen = output_qualities(made.judgement) if made.judgement else ()
     audited = {bits.name: bits for bits in audit_bits(proto)}
     layers = []
     for planned in plan.layers:
@@ -76,9 +81,20 @@ def run_report(
         samples=network.samples,
         layers=tuple(layers),
         left_in_float=plan.remarks,
-        notes=(*plan.raised, *_beside_layers(plan), *network.remarks, *_poor(network)),
+        notes=(
+            *plan.raised,
+            *_beside_layers(plan),
+            *unlike.remarks,
+            *network.remarks,
+            *made.remarks,
+            *_judged_before(config, folds),
+            *_poor(unseen),
+        ),
         stages=tuple(stages),
-        simulated_sqnr_db=dict(network.sqnr_db),
+        judged_by=_judged_by(folds),
+        judged=len(made.judgement.samples) if made.judgement else 0,
+        unseen=unseen,
+        simulated_sqnr_db={quality.output: quality.sqnr_db for quality in unseen},
         loads=checks,
         fp32=size,
         quantized=model_bytes(proto),
@@ -104,8 +120,12 @@ def checked(
     """
     told = [Remark("network", f"it was checked on its own {name} samples, which flatters it") for name in same]
     # Ranges of least error may cut off much of a few outliers, on the samples that they are for as well.
-    known = {place.tensor: place.lost for place in usual}
-    left = [p for p in found.ranges or () if p.lost > max(MUCH_LOST, UNUSUAL * known.get(p.tensor, 0.0))]
+    known = {place.tensor: _beside_kept(place.lost) for place in usual}
+    left = [
+        p
+        for p in found.ranges or ()
+        if p.lost > MUCH_LOST and _beside_kept(p.lost) > UNUSUAL * known.get(p.tensor, 0.0)
+    ]
     if left:
         told.append(
             Remark(
@@ -118,11 +138,18 @@ def checked(
     return replace(report, check=found, notes=(*report.notes, *told), seconds={**report.seconds, **seconds})
 
 
+def _beside_kept(lost: float) -> float:
+    """A share lost in terms of the rest."""
+    return lost / max(1 - lost, 1e-9)
+
+
 def adapted_report(
     report: RunReport,
     proto: onnx.ModelProto,
     checks: tuple[LevelCheck, ...],
     told: StageReport,
+    judgement: Judgement | None,
+    samples: int,
     remarks: tuple[Remark, ...],
 ) -> RunReport:
     """The report of a run whose model was adapted to other samples.
@@ -132,8 +159,11 @@ def adapted_report(
         proto: the adapted model.
         checks: how it ran at each optimisation level.
         told: what the adaptation came to.
+        judgement: on those of them that were held back, None where none was.
+        samples: of the other kind.
         remarks: what else is to be said.
     """
+    unseen = output_qualities(judgement) if judgement else ()
     audited = {bits.name: bits for bits in audit_bits(proto)}
     stored = [(layer, audited.get(layer.name)) for layer in report.layers]
     layers = (
@@ -147,9 +177,13 @@ def adapted_report(
     return replace(
         report,
         layers=tuple(layers),
-        notes=(*report.notes, *remarks),
+        notes=(*(note for note in report.notes if note not in tuple(_poor(report.unseen))), *remarks, *_poor(unseen)),
         stages=(*report.stages, told),
-        simulated_sqnr_db={},  # it is another network on other samples
+        judged_by="hold-out" if judgement else "nothing",
+        judged=len(judgement.samples) if judgement else 0,
+        unseen=unseen,
+        simulated_sqnr_db={quality.output: quality.sqnr_db for quality in unseen},
+        adapted=samples,
         loads=checks,
         quantized=model_bytes(proto),
     )
@@ -165,12 +199,30 @@ def _beside_layers(plan: Plan) -> Iterator[Remark]:
         )
 
 
-def _poor(network: NetworkSolution) -> Iterator[Remark]:
+def _judged_by(folds: Folds) -> JudgedBy:
+    """How the samples that judge the network were kept from it."""
+    if not folds.cuts:
+        return "nothing"
+    return "cross-fitting" if folds.crossed else "hold-out"
+
+
+def _judged_before(config: Config, folds: Folds) -> Iterator[Remark]:
+    """Where cross-fitting leaves out what is learnt by gradient."""
+    if folds.crossed and (config.tunes or config.refines or config.reconstructs):
+        yield Remark(
+            "network",
+            "with so few samples its figures are those of the network before it was learnt by gradient, which is kept "
+            "only where samples that it does not learn from gain by it",
+        )
+
+
+def _poor(unseen: Iterable[OutputQuality]) -> Iterator[Remark]:
     """Outputs that are far from the float network's."""
-    for name, db in network.sqnr_db.items():
-        if db is not None and db < POOR_DB:
+    for quality in unseen:
+        if quality.sqnr_db is not None and quality.sqnr_db < POOR_DB:
             yield Remark(
                 "network",
-                f"output {name} keeps {db:.1f} dB of signal to noise on the calibration samples: give the model "
-                "more bits, or leave in float (exclude) what loses most, which onnxq sensitivity tells",
+                f"output {quality.output} keeps {quality.sqnr_db:.1f} dB of signal to noise on samples that were not "
+                "fitted: give the model more bits or more samples, or leave in float (exclude) what loses most, which "
+                "onnxq sensitivity tells",
             )

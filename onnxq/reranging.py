@@ -11,9 +11,8 @@ hands over samples of both.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -22,19 +21,21 @@ from onnxq.checkpoint import Checkpoint
 from onnxq.config import Config
 from onnxq.data import Feed, samples_in, set_apart
 from onnxq.execute.chain import Chain, Quantised
-from onnxq.execute.layer_rows import HOLD_OUT
+from onnxq.execute.hold_out import HOLD_OUT, KeepBack
 from onnxq.execute.observation import Observation
-from onnxq.execute.spool import Arrays
+from onnxq.execute.ort import Session
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
+from onnxq.ir.save import to_outline
 from onnxq.ir.stage import split_stages
 from onnxq.ir.tensor import has_fixed_batch
-from onnxq.network import NetworkSolution, Walk, by_constant
+from onnxq.network import Making, NetworkSolution, Ranges, Walk, by_constant
 from onnxq.plan import Plan
 from onnxq.progress import Listener, Progress
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.start import fitted_input
+from onnxq.validation.judgement import Judgement, exact_outputs, judge
 
 MOST_JUDGED = 64
 """Samples held back at most, to judge by whether the network gains."""
@@ -52,17 +53,19 @@ class Reranged:
     """A network on new samples.
 
     Attributes:
-        network: with new ranges and moments; its ``sqnr_db`` is on the samples held back.
-        before: error of the outputs on these as solved (:func:`output_errors`); the geometric mean over the outputs
-            that have any, NaN where none has.
+        network: with new ranges and moments.
+        before: error of the network as solved on the samples held back: mean over samples and outputs of the squared
+            error relative to the signal; the share of answers that differ where no output is of floating point.
         after: the same with new ranges and moments.
-        samples: that these were taken from.
+        judgement: of its outputs of floating point on these samples.
+        fitted: number of samples that ranges and moments were taken from.
     """
 
     network: NetworkSolution
     before: float
     after: float
-    samples: int
+    judgement: Judgement
+    fitted: int
 
 
 def reranged(
@@ -70,8 +73,11 @@ def reranged(
 ) -> Reranged:
     """A solved network with ranges and moments of new samples; every eighth of these is held back to judge by.
 
+    Ranges are searched; where that is no gain, they go from the smallest to the largest value, as those of a network
+    whose ranges were found so may have to.
+
     Args:
-        model: prepared.
+        model: prepared and rewritten.
         plan: of its layers.
         network: their solutions.
         config: memory, target.
@@ -82,64 +88,58 @@ def reranged(
         CalibrationError: a layer reads or makes NaN or infinity in the float network.
         NoRoomError: as it says.
     """
-    stages = split_stages(model, [p.layer for p in plan.layers])
-    total = sum(map(samples_in, feeds))
+    total, whole = sum(map(samples_in, feeds)), has_fixed_batch(model.inputs)
     most = min(total // HOLD_OUT, MOST_JUDGED, 1 + config.memory_limit // HELD_SHARE // _sample_bytes(feeds[0]))
-    fitted, judged = set_apart(feeds, most, whole=has_fixed_batch(model.inputs))
-    alone = sum(map(samples_in, judged)) < total
+    _, judged = set_apart(feeds, most, whole=whole)
+    held = sum(map(samples_in, judged))
+    before, _ = _error(model, plan, network, judged)
+    best: Reranged | None = None
+    for ranges in Ranges:
+        fitted, _ = set_apart(feeds, most, whole=whole)
+        walked = _walked(model, plan, network, config, ranges, fitted, progress)
+        after, judgement = _error(model, plan, walked, judged)
+        if best is None or after < best.after:
+            best = Reranged(walked, before, after, judgement, total - held if held < total else total)
+        if best.after < before:
+            break
+    assert best is not None
+    return best
+
+
+def _walked(
+    model: Model,
+    plan: Plan,
+    network: NetworkSolution,
+    config: Config,
+    ranges: Ranges,
+    feeds: Iterable[Feed],
+    progress: Listener,
+) -> NetworkSolution:
+    """The network once it has walked over new samples."""
+    stages = split_stages(model, [p.layer for p in plan.layers])
     with Calibration(
         model,
-        fitted,
+        feeds,
         sequential=True,
         float_rows=False,
         moments=True,
         memory_limit=config.memory_limit,
         seed=config.seed,
         mask=plan.mask,
-        passing=judged if alone else (),
+        keep_back=KeepBack.NOTHING,
     ) as calibration:
-        walk = _Rewalk(model, plan, config, network)
-        runs = sum(bool(stage.nodes) for stage in stages) * (2 * calibration.batches + calibration.passing.start)
-        whole, done = runs + len(plan.layers), 0
-
-        def tell(units: int) -> None:
-            nonlocal done
-            done += units
-            progress(Progress("adapt", done, whole))
-
+        walk = _Rewalk(model, plan, config, network, Making(ranges, KeepBack.NOTHING))
+        tell = _counting(sum(bool(s.nodes) for s in stages) * 3 * calibration.batches + len(plan.layers), progress)
         for stage in stages:
             walk.solve(stage, calibration, tell)
-        chain = Chain(
-            model,
-            stages,
-            Quantised(network.layers, network.outputs, by_constant((p.table for p in plan.tables), network.tables)),
-        )
-        own = calibration.passing or range(calibration.batches)
-        exact = partial(map, calibration.exact, own)
-        before = output_errors(exact(), (chain.run({k: np.asarray(v) for k, v in f.items()}, 0) for f in judged))
-        after = output_errors(exact(), (calibration.outputs(batch)[1] for batch in own))
-    inexact = [name for name in after if max(before[name], after[name]) > 0]
-    floats = [t.name for t in model.outputs if np.issubdtype(t.dtype, np.floating)]
-    return Reranged(
-        NetworkSolution(
-            layers=walk.solutions,
-            outputs=walk.outputs,
-            samples=network.samples,
-            sqnr_db={n: -10 * math.log10(after[n]) if after.get(n) else None for n in floats},
-            remarks=network.remarks,
-            tables=network.tables,
-        ),
-        _mean(before, inexact),
-        _mean(after, inexact),
-        total - sum(map(samples_in, judged)) if alone else total,
-    )
+    return replace(network, layers=walk.solutions, outputs=walk.outputs, extremes=walk.extremes)
 
 
 class _Rewalk(Walk):
     """A walk whose layers keep their integers."""
 
-    def __init__(self, model: Model, plan: Plan, config: Config, network: NetworkSolution) -> None:
-        super().__init__(model, plan, config, Checkpoint(None, "", resume=False), network.tables)
+    def __init__(self, model: Model, plan: Plan, config: Config, network: NetworkSolution, making: Making) -> None:
+        super().__init__(model, plan, config, Checkpoint(None, "", resume=False), making, network.tables)
         self._network = network
 
     def solution(self, layer: Layer, seen: Observation) -> LayerSolution:
@@ -173,25 +173,25 @@ def on_grid(layer: Layer, solution: LayerSolution, grid: QuantParams) -> LayerSo
     return replace(solution, weight=QuantParams(weight.spec, scale), bias=bias, input=grid)
 
 
-def output_errors(exact: Iterable[Arrays], found: Iterable[Arrays]) -> dict[str, float]:
-    """How far outputs are from exact ones, by name, over batches.
+def _error(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed]) -> tuple[float, Judgement]:
+    """Error of a network on samples, and its outputs of floating point one by one."""
+    judgement = judge(model, plan, network, feeds, exact_outputs(model, feeds))
+    return (judgement.error if judgement.signal else _unlike(model, plan, network, feeds)), judgement
 
-    Of floating-point outputs the squared error relative to their power, over what is finite in both; of others the
-    share of values that differ. Outputs of no power are left out.
-    """
-    signal: dict[str, float] = {}
-    noise: dict[str, float] = {}
-    for wanted, made in zip(exact, found, strict=True):
-        for name, a in wanted.items():
-            b = made[name]
-            if np.issubdtype(a.dtype, np.floating):
-                finite = np.isfinite(a) & np.isfinite(b)
-                x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
-                power, lost = float(np.square(x).sum()), float(np.square(x - y).sum())
-            else:
-                power, lost = float(a.size), float(np.count_nonzero(a != b))
-            signal[name], noise[name] = signal.get(name, 0.0) + power, noise.get(name, 0.0) + lost
-    return {name: noise[name] / signal[name] for name in signal if signal[name] > 0}
+
+def _unlike(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed]) -> float:
+    """Share of a network's answers that differ from the float network's; of classes, say."""
+    names = [t.name for t in model.outputs]
+    exact = Session(to_outline(model), "the float network")
+    tables = by_constant((p.table for p in plan.tables), network.tables)
+    stages = split_stages(model, [p.layer for p in plan.layers])
+    chain = Chain(model, stages, Quantised(network.layers, network.outputs, tables))
+    shares = []
+    for feed in feeds:
+        wanted, made = exact.run(feed, names), chain.run({name: np.asarray(v) for name, v in feed.items()}, 0)
+        alike = [wanted[n].shape == made[n].shape and float((wanted[n] == made[n]).mean()) for n in names]
+        shares += [1 - float(share) for share in alike]
+    return math.fsum(shares) / max(len(shares), 1)
 
 
 def _sample_bytes(feed: Feed) -> int:
@@ -199,6 +199,13 @@ def _sample_bytes(feed: Feed) -> int:
     return max(1, sum(np.asarray(value).nbytes for value in feed.values()) // max(samples_in(feed), 1))
 
 
-def _mean(errors: Mapping[str, float], names: Sequence[str]) -> float:
-    logs = [math.log(max(errors[name], 1e-30)) for name in names]
-    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+def _counting(total: int, progress: Listener) -> Callable[[int], None]:
+    """What is called with the units done, and tells progress of their sum."""
+    done = 0
+
+    def tell(units: int) -> None:
+        nonlocal done
+        done += units
+        progress(Progress("adapt", done, total))
+
+    return tell

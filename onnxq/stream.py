@@ -1,15 +1,14 @@
-"""The calibration samples on their way into the pipeline: batch size, progress, and a look at the first ones."""
+"""The calibration samples on their way into the pipeline: batch size, progress, and reading them again."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from types import TracebackType
 from typing import Any
 
 from onnxq.config import Config
-from onnxq.data import Data, Feed, count_samples, first_feeds, samples_in
+from onnxq.data import Data, Feed, count_samples, samples_in
 from onnxq.execute.spool import Spool
 from onnxq.ir.tensor import TensorInfo
 from onnxq.progress import Listener, Progress
@@ -75,33 +74,3 @@ class Again(Sequence[Feed]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self._spool.get(index, self._names[index])
-
-
-class Stream:
-    """Feeds to be gone through once, whose first ones can be looked at before and after.
-
-    Args:
-        feeds: batches of samples.
-        again: where to keep every feed for further readings; None to keep only those looked at.
-    """
-
-    def __init__(self, feeds: Iterator[Feed], again: Again | None) -> None:
-        self._feeds, self._again = feeds, again
-        self._kept: list[Feed] = []
-
-    def __iter__(self) -> Iterator[Feed]:
-        """Every feed from the first."""
-        for feed in chain(self._kept, self._feeds):
-            if self._again is not None:
-                self._again.append(feed)
-            yield feed
-
-    def first(self, samples: int) -> list[Feed]:
-        """The feeds that hold the first samples, uncut; they are read now if they were not yet."""
-        while sum(samples_in(f) for f in self._kept) < samples and (feed := next(self._feeds, None)) is not None:
-            self._kept.append(feed)
-        return list(first_feeds(self._kept, samples))
-
-    def every(self) -> Sequence[Feed]:
-        """Every feed, once all have passed by; empty unless they were kept."""
-        return self._again or ()

@@ -21,7 +21,7 @@ from onnxq.learning import Tuning
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model, its samples and brighter ones, where the command runs."""
     onnx.save(tiny_model(), tmp_path / "net.onnx")
-    np.savez(tmp_path / "calib.npz", image=tiny_images(32))
+    np.savez(tmp_path / "calib.npz", image=tiny_images(128))
     np.savez(tmp_path / "bright.npz", image=2 * tiny_images(32, 7))
     np.savez(tmp_path / "unseen.npz", image=2 * tiny_images(32, 8))
     monkeypatch.chdir(tmp_path)
@@ -67,8 +67,8 @@ def test_a_check_on_the_samples_adapted_to_is_said_to_flatter(place: Path) -> No
 def test_a_network_tuned_as_a_whole_is_adapted_behind_that() -> None:
     config = onnxq.Config(preset="advanced", weights=4, tuning=Tuning(steps=20, rows=16, features=0.0))
     model = tiny_model()
-    plain = onnxq.quantize(model, tiny_images(64), config)
-    made = onnxq.quantize(model, tiny_images(64), config, adapt=2 * tiny_images(32, 7))
+    plain = onnxq.quantize(model, tiny_images(128), config)
+    made = onnxq.quantize(model, tiny_images(128), config, adapt=2 * tiny_images(32, 7))
     require_same_integers(plain.model, made.model)
     assert [stage.stage for stage in made.report.stages] == ["solve", "tune", "adapt"]
     unseen = 2 * tiny_images(32, 8)
@@ -78,8 +78,8 @@ def test_a_network_tuned_as_a_whole_is_adapted_behind_that() -> None:
 def test_bits_that_are_chosen_are_adapted_once_chosen() -> None:
     config = onnxq.Config(candidates=("w4a8", "w8a8"), budget=("size=0.9",))
     model = tiny_model()
-    plain = onnxq.quantize(model, tiny_images(32), config)
-    made = onnxq.quantize(model, tiny_images(32), config, adapt=2 * tiny_images(32, 7))
+    plain = onnxq.quantize(model, tiny_images(128), config)
+    made = onnxq.quantize(model, tiny_images(128), config, adapt=2 * tiny_images(32, 7))
     require_same_integers(plain.model, made.model)
     assert made.report.allocation == plain.report.allocation
     assert [s.stage for s in made.report.stages] == ["solve", "adapt"]

@@ -14,12 +14,15 @@ from types import ModuleType
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from PIL import Image
 from small_models import build, weight
 from small_problems import problem
 
 from onnxq.candidate import Candidate
+from onnxq.config import Config
+from onnxq.pipeline import quantize
 
 EIGHTS = tuple(Candidate(w, 8) for w in (2, 3, 4, 8))
 
@@ -289,3 +292,68 @@ def test_shifted_samples_are_the_same_each_time_and_both_models_are_judged_on_th
     assert plain.adapted == "" and "every integer kept" in moved.adapted
     assert moved.sqnr_db_median > plain.sqnr_db_median + 6 and plain.lost > moved.lost
     assert "| gain | no |" in shifted.markdown([plain]) and "| gain | yes |" in shifted.markdown([moved])
+
+
+def test_made_up_networks_are_the_same_again_and_their_samples_are_ever_new(benchmark: Find) -> None:
+    families = benchmark("unseen_families")
+    for family in families.FAMILIES:
+        (model, draw), (again, _), (other, _) = (families.build(family, seed) for seed in (0, 0, 1))
+        assert model.SerializeToString() == again.SerializeToString() != other.SerializeToString()
+        one, same, new = (draw(np.random.default_rng(seed), 40)["x"] for seed in (0, 0, 1))
+        np.testing.assert_array_equal(one, same)
+        assert not any((sample == new).reshape(len(new), -1).all(1).any() for sample in one)
+        (scores,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": one})
+        # Every network decides between its answers, none of which is the same for all samples.
+        assert len(np.unique(scores.argmax(1))) > 1 and (scores.std(0) > 0.5).all()
+
+
+def test_new_samples_judge_all_answers_the_middle_one_and_the_worst(benchmark: Find) -> None:
+    judgement = benchmark("unseen_judgement")
+    exact = np.array([[3.0, 4.0], [0.0, 10.0], [10.0, 0.0]], np.float32)
+    found = exact + np.array([[0.5, 0.0], [0.0, 1.0], [-9.0, 2.0]], np.float32)
+    figures = judgement.judged(exact, found, np.array([1, 1, 1]), scores=True)
+    powers = 10 * np.log10([25 / 0.25, 100 / 1, 100 / 85])
+    assert figures.sqnr_db == pytest.approx(10 * np.log10(225 / 86.25))
+    assert (figures.median_db, figures.worst_db) == pytest.approx((powers[1], powers[2]))
+    assert (figures.agreement, figures.accuracy) == pytest.approx((200 / 3, 100.0))
+    assert judgement.judged(exact, exact, None, scores=True).sqnr_db == judgement.MOST_DB
+    assert judgement.judged(exact, found + np.inf, None, scores=False).reason
+
+
+def test_one_row_on_unseen_data_is_measured_once_and_holds_what_onnxruntime_finds(
+    benchmark: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unseen = benchmark("unseen")
+    asked = ["--networks", "mlp,kws", "--samples", "4", "--draws", "1", "--fresh", "30", "-o", f"{tmp_path / 'r.json'}"]
+    unseen.main(asked)
+    (row,) = json.loads((tmp_path / "r.json").read_text())["rows"]
+    model, draw = benchmark("unseen_families").build("mlp", 0)
+    config = Config(weights=8, activations=8, preset="light", edge_bits=8)
+    result = quantize(model, draw(np.random.default_rng([0, 4]), 4), config)
+    new = draw(np.random.default_rng([0, 0]), 30)
+    exact, found = (
+        ort.InferenceSession(m.SerializeToString()).run(None, new)[0].astype(np.float64) for m in (model, result.model)
+    )
+    fresh = 10 * np.log10(np.square(exact).sum() / np.square(exact - found).sum())
+    assert row["judged"]["onnxq"]["sqnr_db"] == pytest.approx(fresh, abs=0.01)
+    assert row["told_db"] == pytest.approx(result.report.simulated_sqnr_db[model.graph.output[0].name], abs=0.01)
+    assert all(row["judged"][peer]["sqnr_db"] > 0 and not row["judged"][peer]["reason"] for peer in unseen.PEERS)
+    assert "kws is skipped" in capsys.readouterr().err
+
+    monkeypatch.delattr(unseen, "quantize")
+    unseen.main(asked)
+    assert json.loads((tmp_path / "r.json").read_text())["rows"] == [row]
+
+
+def test_a_summary_tells_who_is_behind_and_what_was_told_wrongly(benchmark: Find) -> None:
+    rows, figures = benchmark("unseen_rows"), benchmark("unseen_judgement").Judged
+
+    def row(draw: int, ours: float | None, minmax: float, told: float | None) -> object:
+        judged = {"onnxq": figures(ours, ours, ours), "minmax": figures(minmax), "percentile": figures(minmax - 3)}
+        return rows.Row("net", "w8a8", 4, draw, told, None, judged, "abc")
+
+    text = benchmark("unseen_summary").summary([row(0, 20.0, 22.0, 40.0), row(1, 21.0, 20.0, 22.0), row(2, 9, 9, None)])
+    assert "by more than 0.5 dB: 1 of 3 rows" in text
+    assert "| -2.0 | net | W8A8 | 4 | 0 | 20.0 | 22.0 | 40.0 | 20.0 |" in text
+    assert "| net | W8A8 | 4 | 3 | +0.0 | -2.0 | 20.0 |" in text
+    assert "| all | 3 | 1 of 3 | 50% | +20.0 | +10.5 | +1.0 |" in text

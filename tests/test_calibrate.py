@@ -224,23 +224,3 @@ def test_the_batches_that_samples_come_in_do_not_change_the_result() -> None:
     config = Config(preset="light", weights=4, second_order=False)
     first, second = (quantize(relu_chain(), d, config).model.SerializeToString() for d in (data, batches))
     assert first == second
-
-
-def test_moments_are_those_of_the_observed_samples_alone() -> None:
-    model, stages = prepared()
-    seen, other = {"x": images(6)}, {"x": 5 * images(6, seed=1)}
-    found = []
-    for passing in ((), (other,)):
-        with opened(model, iter([seen]), moments=True, passing=passing) as calibrated:
-            for stage in (s for s in stages if s.nodes):
-                wanted = calibrated.observe(stage, (), lambda _: None).moments
-                grids = dict.fromkeys(layer.name for layer in stage.layers)
-                made = calibrated.moments(stage, grids, constants(model, stage), lambda _: None)
-                calibrated.advance(stage, grids, constants(model, stage), {}, lambda _: None)
-                found.append([m for name in wanted for m in (wanted[name], made[name])])
-    half = len(found) // 2
-    for alone, beside in zip(found[:half], found[half:], strict=True):
-        for a, b in zip(alone, beside, strict=True):
-            assert a.count == b.count
-            np.testing.assert_array_equal(a.mean, b.mean)
-            np.testing.assert_array_equal(a.deviation, b.deviation)

@@ -25,7 +25,7 @@ def bright(count: int = 30) -> np.ndarray:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model, its samples and others, where the command runs."""
     onnx.save(tiny_model(), tmp_path / "net.onnx")
-    np.savez(tmp_path / "calib.npz", image=tiny_images(24))
+    np.savez(tmp_path / "calib.npz", image=tiny_images(128))
     np.savez(tmp_path / "bright.npz", image=bright())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -55,9 +55,9 @@ def test_check_is_the_verification_of_the_finished_model_on_those_samples(place:
 
 
 def test_samples_in_memory_do_as_well_and_change_nothing_in_the_model(place: Path) -> None:
-    plain = onnxq.quantize(tiny_model(), tiny_images(24))
+    plain = onnxq.quantize(tiny_model(), tiny_images(128))
     for data in (bright(), {"image": bright()}, ({"image": bright(5)} for _ in range(3))):
-        checked = onnxq.quantize(tiny_model(), tiny_images(24), check=data)
+        checked = onnxq.quantize(tiny_model(), tiny_images(128), check=data)
         assert checked.model == plain.model
         assert checked.report.check is not None and checked.report.check.samples in (15, 30)
     assert plain.report.check is None and plain.report.to_dict()["check"] is None
@@ -114,12 +114,12 @@ def test_a_check_on_the_calibration_set_is_said_to_flatter(place: Path) -> None:
 
 
 def test_models_of_a_fixed_batch_drop_an_incomplete_one(place: Path) -> None:
-    report = onnxq.quantize(tiny_model(batch="8"), tiny_images(16), check=bright()).report
+    report = onnxq.quantize(tiny_model(batch="8"), tiny_images(128), check=bright()).report
     assert report.check is not None and report.check.samples == 24
 
 
 def test_leaving_a_range_is_told_only_where_it_is_more_than_the_range_cuts_off_of_its_own_samples(place: Path) -> None:
-    outliers = tiny_images(64)
+    outliers = tiny_images(160)
     outliers[::4, :, 2:4, 2:4] *= 30  # 4 bits are not spent on those
     config = onnxq.Config(activations=4, edge_bits="same", equalise=False)
     alike, other = outliers[:32], 4 * outliers[:32]

@@ -290,3 +290,32 @@ def test_a_gate_that_layers_make_is_not_scaled_with_what_it_opens() -> None:
     model = prepare(load(build(text, w0=weight(0, 8, 3, 1, 1), w1=weight(1, 8, 3, 1, 1), w2=weight(2, 5, 8, 1, 1))))
     groups = find_groups(model, find_layers(model)[0])
     assert [{la.output for la in g.makers} for g in groups] == [{"a"}]
+
+
+@pytest.mark.parametrize(("op", "gates", "kept"), [("LSTM", 4, 1), ("LSTM", 4, 2), ("GRU", 3, 1), ("RNN", 1, 1)])
+def test_outputs_that_a_recurrence_leaves_out_do_not_keep_channels_from_being_scaled(
+    op: str, gates: int, kept: int
+) -> None:
+    model = build(
+        f"""(float[N,4,12] x) => (float[1,N,5] y) {{
+            c = Conv<pads=[1,1]>(x, w0)
+            r = Relu(c)
+            d = Conv<pads=[1,1]>(r, w1)
+            t = Transpose<perm=[2,0,1]>(d)
+            q, h{", z" if op == "LSTM" else ""} = {op}<hidden_size=6>(t, w, u)
+            y = MatMul({"qhz"[kept]}, w2) }}""",
+        w0=weight(1, 8, 4, 3),
+        w1=weight(2, 8, 8, 3),
+        w=0.3 * normal(3, 1, 6 * gates, 8),
+        u=0.3 * normal(4, 1, 6 * gates, 6),
+        w2=weight(5, 6, 5),
+    )
+    recurrence = next(node for node in model.graph.node if node.op_type == op)
+    for i, name in enumerate(recurrence.output):
+        recurrence.output[i] = name if i == kept else ""
+    prepared = prepare(load(model))
+    (group,) = find_groups(prepared, find_layers(prepared)[0])
+    assert group.tensors == ("c", "r")
+    moved = equalise(prepared, [group], [np.geomspace(0.5, 2, 8).astype(np.float32)])
+    feed = {"x": normal(6, 3, 4, 12)}
+    np.testing.assert_allclose(run(moved, feed)["y"], run(prepared, feed)["y"], atol=1e-5)

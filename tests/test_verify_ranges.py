@@ -94,7 +94,7 @@ def test_grids_of_few_bits_are_looked_at_before_the_clip_that_keeps_them(bits: i
         assert seen[tensor].bits == bits
     assert seen["x"].layers == ("c0",)
     if factor == 3:
-        assert seen["x"].lost > 0.1
+        assert seen["x"].lost > 0.03
 
 
 def test_a_clip_of_the_model_itself_cuts_off_nothing_that_counts() -> None:

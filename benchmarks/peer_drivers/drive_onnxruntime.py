@@ -26,14 +26,27 @@ ACTIVATIONS = {4: QuantType.QUInt4, 8: QuantType.QUInt8}
 
 
 class Reader(CalibrationDataReader):
-    """Batches one after the other."""
+    """Batches that can be taken in pieces.
+
+    Histograms are then made of a piece at a time: without pieces every tensor of every batch is kept, and a last batch
+    of fewer samples is refused.
+    """
 
     def __init__(self, batches: Iterator[dict[str, object]]) -> None:
-        self._batches = batches
+        self._batches = list(batches)
+        self.set_range(0, len(self._batches))
+
+    def __len__(self) -> int:
+        """Batches in all."""
+        return len(self._batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Go on with these."""
+        self._piece = iter(self._batches[start_index:end_index])
 
     def get_next(self) -> dict[str, object] | None:
         """The next batch; None at the end."""
-        return next(self._batches, None)
+        return next(self._piece, None)
 
 
 def channel_axis(graph: onnx.GraphProto, weight: str) -> int:
@@ -68,7 +81,10 @@ def quantise(job: Job) -> None:
             weight_type=WEIGHTS[job.weights],
             activation_type=ACTIVATIONS[job.activations],
             calibrate_method=METHODS[job.method],
-            extra_options={"TensorQuantOverrides": {k: v for k, v in overrides.items() if k in present}},
+            extra_options={
+                "TensorQuantOverrides": {k: v for k, v in overrides.items() if k in present},
+                "CalibStridedMinMax": 1,  # batches a piece, for histograms as well
+            },
         )
 
 

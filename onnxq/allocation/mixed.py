@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, first_feeds, samples_in
 from onnxq.equalisation import RANGE_SAMPLES, equalised
-from onnxq.execute.layer_rows import HOLD_OUT, may_be_fitted
+from onnxq.execute.hold_out import HOLD_OUT, HoldOut
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
@@ -110,7 +110,7 @@ def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], conf
     return found
 
 
-def held_out(model: Model, feeds: Iterable[Feed], otherwise: Sequence[Feed]) -> Sequence[Feed]:
+def held_out(model: Model, feeds: Sequence[Feed], otherwise: Sequence[Feed]) -> Sequence[Feed]:
     """The samples that the solvers keep back from fitting, on which a measured loss is not flattered.
 
     Args:
@@ -120,14 +120,17 @@ def held_out(model: Model, feeds: Iterable[Feed], otherwise: Sequence[Feed]) -> 
     """
     if has_fixed_batch(model.inputs):
         return otherwise
-    found, start = [], 0
+    samples = sum(samples_in(feed) for feed in feeds)
+    if samples < HOLD_OUT * FEWEST_HELD:
+        return otherwise
+    policy, found, start = HoldOut(samples), [], 0
     for feed in feeds:
         count = samples_in(feed)
-        kept = ~may_be_fitted(np.arange(start, start + count))
+        kept = ~policy.fitted(0, start, count)
         if kept.any():
             found.append({name: np.asarray(value)[kept] for name, value in feed.items()})
         start += count
-    return found if start >= HOLD_OUT * FEWEST_HELD else otherwise
+    return found
 
 
 def measured_loss(

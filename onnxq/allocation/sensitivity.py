@@ -232,8 +232,7 @@ class _Walk:
 
     def _solved(self, layer: Layer, candidates: list[Candidate]) -> dict[Candidate, LayerSolution]:
         """A layer at each of its candidates, on the reference network's inputs."""
-        seen = self._seen.rows[layer.name]
-        rows = (seen.x, seen.x_float, seen.y, seen.train)
+        rows = self._seen.rows[layer.name]
         weight = self._model.constant(layer.weight)
         bias = self._model.constant(layer.bias) if layer.bias else None
         found: dict[Candidate, LayerSolution] = {}
@@ -243,7 +242,13 @@ class _Walk:
                 grid = activation_params(self._seen.histograms[layer.input], self._spec(bits))
             alone = self._readers[layer.input] == 1
             posed = partial(
-                make_problem, layer, weight, bias, target=self._config.rules, bounded=self._config.bounded_influence
+                make_problem,
+                layer,
+                weight,
+                bias,
+                target=self._config.rules,
+                bounded=self._config.bounded_influence,
+                tails=self._seen.histograms[layer.input].tails,
             )
             shared = fitted_input(posed(FLOAT_BITS, grid, rows, alone))
             ground = lay_groundwork(shared) if self._config.second_order else None

@@ -16,12 +16,18 @@ from onnxq.ir.outline import Outline
 LOW, HIGH, POWER = "{}/channel_low", "{}/channel_high", "{}/channel_power"
 
 
+RARE = 3.0
+"""Standard deviations of the samples' extremes that lie between their mean and where a channel is taken to end: one
+sample in a hundred goes further if they follow Gumbel's distribution. The largest of a few samples would be a matter
+of chance, and channels brought to one range by it would all be cut off by the next sample."""
+
+
 @dataclass(frozen=True)
 class ChannelStatistics:
     """The channels of a tensor over a few samples.
 
     Attributes:
-        low, high: smallest and largest value, (channels,), float32.
+        low, high: where its values end, but for one sample in a hundred, (channels,), float32; 0 lies between.
         power: mean square, (channels,), float32.
     """
 
@@ -40,10 +46,40 @@ class ChannelStatistics:
         return ChannelStatistics(ends.min(axis=0), ends.max(axis=0), np.square(factors) * self.power)
 
 
-def channel_statistics(
+@dataclass(frozen=True)
+class ChannelExtremes:
+    """The channels of a tensor on each of a few samples.
+
+    Attributes:
+        low, high: smallest and largest value, (samples, channels), float32.
+        power: mean square, (samples, channels), float32.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    power: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.power)
+
+    def over(self, samples: slice = slice(None)) -> ChannelStatistics:
+        """The channels over some of the samples."""
+        return ChannelStatistics(
+            low=-_end(-self.low[samples]), high=_end(self.high[samples]), power=self.power[samples].mean(axis=0)
+        )
+
+
+def _end(largest: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where values end on one side, (channels,), from the largest of each sample, (samples, channels)."""
+    beyond = np.maximum(largest, 0)
+    return np.asarray(beyond.mean(axis=0) + RARE * beyond.std(axis=0), np.float32)
+
+
+def channel_extremes(
     model: Outline, ranks: Mapping[str, int], feeds: Iterable[Mapping[str, NDArray[np.generic]]]
-) -> dict[str, ChannelStatistics]:
-    """Run a model and reduce tensors to their channels (axis 1) on the way, so that none is kept.
+) -> dict[str, ChannelExtremes]:
+    """Run a model and reduce tensors to the channels (axis 1) of each sample on the way, so that none is kept.
 
     Args:
         model: at opset 13 or newer; its outputs change.
@@ -53,14 +89,11 @@ def channel_statistics(
     _reduce(model.proto, ranks)
     session = Session(model, "the model with its channel statistics")
     made = [session.run(feed) for feed in feeds]
-    return {
-        name: ChannelStatistics(
-            low=np.stack([m[LOW.format(name)].astype(np.float32) for m in made]).min(axis=0),
-            high=np.stack([m[HIGH.format(name)].astype(np.float32) for m in made]).max(axis=0),
-            power=np.stack([m[POWER.format(name)].astype(np.float32) for m in made]).mean(axis=0),
-        )
-        for name in ranks
-    }
+
+    def joined(form: str, name: str) -> NDArray[np.float32]:
+        return np.concatenate([m[form.format(name)].astype(np.float32) for m in made])
+
+    return {name: ChannelExtremes(*(joined(form, name) for form in (LOW, HIGH, POWER))) for name in ranks}
 
 
 def _reduce(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
@@ -69,7 +102,7 @@ def _reduce(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
     del graph.output[:]
     modern = max(i.version for i in model.opset_import if i.domain in ("", "ai.onnx")) >= 18
     for name, rank in ranks.items():
-        axes = [a for a in range(rank) if a != 1]
+        axes = [a for a in range(rank) if a > 1]
         squared = f"{POWER.format(name)}/each"
         graph.node.append(helper.make_node("Mul", [name, name], [squared]))
         for reduced, of, operator in (
@@ -77,7 +110,9 @@ def _reduce(model: onnx.ModelProto, ranks: Mapping[str, int]) -> None:
             (HIGH.format(name), name, "ReduceMax"),
             (POWER.format(name), squared, "ReduceMean"),
         ):
-            if modern:
+            if not axes:
+                node = helper.make_node("Identity", [of], [reduced])
+            elif modern:
                 graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{reduced}/axes"))
                 node = helper.make_node(operator, [of, f"{reduced}/axes"], [reduced], keepdims=0)
             else:

@@ -13,7 +13,7 @@ from onnxq.ir.layer import Layer
 Array = NDArray[np.float32]
 
 HOLD_OUT = 8
-"""Every eighth sample is kept back from fitting; every eighth row where there are fewer samples."""
+"""Every eighth row is kept back where no sample is."""
 
 FEWEST_ROWS, MOST_ROWS = 16_384, 65_536
 """Rows drawn for a layer at least and at most, memory permitting."""
@@ -35,12 +35,14 @@ class Rows:
         x_float: inputs in the float network, (G, R, K); ``x`` where they were not asked for.
         y: outputs of the float network before any clipping, (G, R, N).
         train: rows that may be fitted, (R,).
+        units: what each row is of: a sample, or a batch where the model insists on its size, (R,).
     """
 
     x: Array
     x_float: Array
     y: Array
     train: NDArray[np.bool_]
+    units: NDArray[np.int64]
 
 
 def rows_wanted(layer: Layer, room: int, *, with_float: bool) -> int:
@@ -61,11 +63,6 @@ def rows_wanted(layer: Layer, room: int, *, with_float: bool) -> int:
     return int(np.clip(room // each, 256, enough))
 
 
-def may_be_fitted(samples: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which samples, by their index in the calibration set, are not kept back."""
-    return np.asarray(samples % HOLD_OUT != HOLD_OUT - 1)
-
-
 def selected(rows: Array, chosen: NDArray[np.bool_]) -> Array:
     """Some rows of (G, R, ·); a view where they lie side by side."""
     count = int(np.count_nonzero(chosen))
@@ -74,17 +71,17 @@ def selected(rows: Array, chosen: NDArray[np.bool_]) -> Array:
     return rows[:, first : first + count] if side_by_side else rows[:, chosen]
 
 
-def join(parts: list[Rows], samples: int) -> Rows:
+def join(parts: list[Rows]) -> Rows:
     """The rows of all batches, those that may be fitted before those held back, so that each are one view.
 
     Args:
         parts: of each batch; they go as they are taken in, so that rows are never held twice.
-        samples: that they are drawn from.
     """
     train = np.concatenate([p.train for p in parts])
-    if samples < HOLD_OUT or train.all() or not train.any():
-        train = may_be_fitted(np.arange(len(train)))
+    if train.all() or not train.any():
+        train = np.arange(len(train)) % HOLD_OUT != HOLD_OUT - 1
     masks = np.split(train, np.cumsum([len(p.train) for p in parts])[:-1])
+    units = np.concatenate([p.units for p in parts])
     x, y = [p.x for p in parts], [p.y for p in parts]
     apart = any(p.x_float is not p.x for p in parts)  # of some batches they are one array, of others two alike
     x_float = [p.x_float for p in parts] if apart else []
@@ -95,6 +92,7 @@ def join(parts: list[Rows], samples: int) -> Rows:
         x_float=_joined(x_float, masks) if x_float else joined,
         y=_joined(y, masks),
         train=np.arange(len(train)) < np.count_nonzero(train),
+        units=np.concatenate([units[train], units[~train]]),
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
-from onnxq.execute.layer_rows import Rows, join, may_be_fitted, rows_wanted
+from onnxq.execute.hold_out import HoldOut, KeepBack
+from onnxq.execute.layer_rows import Rows, join, rows_wanted
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, real_positions, real_values
 from onnxq.ir.layer import Layer
@@ -21,11 +22,19 @@ from onnxq.quant.moments import ChannelMoments, channel_moments
 
 @dataclass(frozen=True)
 class Observation:
-    """What a stage showed: rows by layer, histograms by tensor, moments of the layers' outputs where wanted."""
+    """What a stage showed.
+
+    Attributes:
+        rows: by layer.
+        histograms: by tensor.
+        moments: of the layers' outputs, where wanted.
+        refit: samples kept back may be fitted once they have judged.
+    """
 
     rows: Mapping[str, Rows]
     histograms: Mapping[str, Histogram]
     moments: Mapping[str, ChannelMoments] = field(default_factory=dict)
+    refit: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Sampling:
         starts: index of each batch's first sample; batches behind these are not observed.
         samples: in these batches.
         masks: real tokens of each batch.
+        hold_out: which samples are kept back.
+        rows: gather rows of the layers' inputs and outputs.
     """
 
     seed: int
@@ -49,6 +60,37 @@ class Sampling:
     starts: Sequence[int]
     samples: int
     masks: Sequence[Mask | None]
+    hold_out: HoldOut
+    rows: bool = True
+
+    def fitted(self, batch: int) -> NDArray[np.bool_]:
+        """Which samples of a batch may be fitted, (samples,)."""
+        start = self.starts[batch]
+        end = self.starts[batch + 1] if batch + 1 < len(self.starts) else self.samples
+        return self.hold_out.fitted(batch, start, end - start)
+
+    def counted(self, histogram: Histogram, values: NDArray[np.float32], batch: int) -> Histogram:
+        """A histogram with the values of one more batch that belong to real tokens of samples that may be fitted.
+
+        All of them where none is kept back for good.
+        """
+        fitted, mask = self.fitted(batch), self.masks[batch]
+        if self.hold_out.purpose is not KeepBack.FOR_GOOD or not values.ndim or len(values) % max(len(fitted), 1):
+            fitted = np.ones_like(fitted)
+        if not fitted.any():
+            return histogram
+        if not fitted.all():
+            values = values.reshape(len(fitted), -1, *values.shape[1:])[fitted].reshape(-1, *values.shape[1:])
+            mask = mask[fitted] if mask is not None and len(mask) == len(fitted) else mask
+        samples = int(np.count_nonzero(fitted))
+        real = real_values(values, mask)
+        if real is values:
+            return histogram.update(values, samples)
+        if mask is None or len(values) != samples or len(mask) != samples:
+            return histogram.update(real)
+        for sample in range(samples):
+            histogram = histogram.update(real_values(values[sample : sample + 1], mask[sample : sample + 1]))
+        return histogram
 
 
 class Gathering:
@@ -85,19 +127,22 @@ class Gathering:
             return
         for name, histogram in self._histograms.items():
             values = (seen if name in self._read else made)[name].astype(np.float32, copy=False)
-            self._histograms[name] = histogram.update(real_values(values, self._sampling.masks[batch]))
+            self._histograms[name] = self._sampling.counted(histogram, values, batch)
         for index, layer in enumerate(layers):
             x, y = exact[layer.input], made[layer.output]
             if self._sampling.moments:
                 known = self._moments.get(layer.name)
                 self._moments[layer.name] = channel_moments(y, layer.output_axis, known)
+            if not self._sampling.rows:
+                continue
             rng = np.random.default_rng([self._sampling.seed, self._stage.depth, index, batch])
             self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input], x, y))
 
     def finished(self) -> Observation:
         """The observation, once every batch has been taken in; the gathering is empty then."""
-        rows = {name: join(self._rows.pop(name), self._sampling.samples) for name in tuple(self._rows)}
-        return Observation(rows=rows, histograms=self._histograms, moments=self._moments)
+        rows = {name: join(self._rows.pop(name)) for name in tuple(self._rows) if self._sampling.rows}
+        refit = self._sampling.hold_out.purpose is KeepBack.FOR_STARTS
+        return Observation(rows=rows, histograms=self._histograms, moments=self._moments, refit=refit)
 
     def _drawn(
         self,
@@ -113,9 +158,12 @@ class Gathering:
         count = -(-rows_wanted(layer, room, with_float=sampling.float_rows) // len(sampling.starts))
         real = real_positions(sampling.masks[batch], position_axes(layer, y.shape))
         positions = draw_positions(layer, y.shape, count, rng, real)
-        train = may_be_fitted(sampling.starts[batch] + positions.sample)
+        fitted = sampling.fitted(batch)
+        sample = positions.sample * len(fitted) // max(y.shape[0], 1) if y.ndim else positions.sample
+        train = fitted[sample]
         order = np.argsort(~train, kind="stable")  # those that may be fitted lie side by side
         positions, train = positions.reordered(order), train[order]
+        units = np.full(len(order), batch) if sampling.hold_out.whole else sampling.starts[batch] + sample[order]
         rows = input_rows(layer, seen.astype(np.float32, copy=False), positions)
         same = not sampling.float_rows or seen is x
         return Rows(
@@ -123,6 +171,7 @@ class Gathering:
             x_float=rows if same else input_rows(layer, x.astype(np.float32, copy=False), positions),
             y=output_rows(layer, y.astype(np.float32, copy=False), positions),
             train=train,
+            units=units,
         )
 
 

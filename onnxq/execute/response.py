@@ -10,7 +10,7 @@ from onnxq.ir.model import Model
 from onnxq.ir.part import part_model, set_ends
 from onnxq.ir.pointwise import Pointwise, pointwise_behind
 from onnxq.quant.histogram import Histogram
-from onnxq.quant.scale_search import activation_params
+from onnxq.quant.scale_search import activation_params, points_for
 from onnxq.quant.spec import QuantParams, QuantSpec
 
 
@@ -24,7 +24,7 @@ def output_grid(model: Model, tensor: str, histogram: Histogram, spec: QuantSpec
         spec: the grid's bits.
     """
     function = pointwise_behind(model, tensor)
-    response = None if function is None else response_at(model, function, histogram.centres)
+    response = None if function is None else response_at(model, function, histogram.points(points_for(spec))[0])
     known = response is not None and bool(np.isfinite(response).all())  # a logarithm has no values below zero
     return activation_params(histogram, spec, response if known else None)
 

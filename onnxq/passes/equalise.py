@@ -55,14 +55,12 @@ class Group:
         tensors: names, of which the layers' inputs are those that are quantised.
         makers: layers whose outputs are in the group.
         readers: layers whose inputs are in the group.
-        clips: outputs of the clips inside with their upper ends.
         linear: factors may be negative.
     """
 
     tensors: tuple[str, ...]
     makers: tuple[Layer, ...]
     readers: tuple[Layer, ...]
-    clips: tuple[tuple[str, float], ...]
     linear: bool
 
     @property
@@ -70,18 +68,12 @@ class Group:
         """The tensors that are quantised, whose ranges are brought together."""
         return tuple(dict.fromkeys(layer.input for layer in self.readers))
 
-    @property
-    def observed(self) -> tuple[str, ...]:
-        """The tensors whose ranges decide."""
-        return tuple(dict.fromkeys([*self.quantised, *(name for name, _ in self.clips)]))
-
 
 @dataclass
 class _Draft:
     tensors: set[str] = field(default_factory=set)
     makers: list[Layer] = field(default_factory=list)
     readers: list[Layer] = field(default_factory=list)
-    clips: list[tuple[str, float]] = field(default_factory=list)
     blocked: bool = False
     linear: bool = True
 
@@ -110,7 +102,7 @@ def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
     for node in draft.nodes:
         _enter(draft, node, known, found, root)
     return tuple(
-        Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), tuple(g.clips), g.linear)
+        Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), g.linear)
         for g in found.values()
         if g.makers and g.readers and not g.blocked
     )
@@ -119,7 +111,7 @@ def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
 def observed_ranks(model: Model, groups: Sequence[Group]) -> dict[str, int]:
     """Number of axes of every tensor whose channel ranges the groups ask for, by name."""
     tensors = model.graph.tensors()
-    return {name: len(tensors[name].shape) for group in groups for name in group.observed}
+    return {name: len(tensors[name].shape) for group in groups for name in group.quantised}
 
 
 def equalise(model: Model, groups: Sequence[Group], factors: Sequence[NDArray[np.float32]]) -> Model:
@@ -158,7 +150,7 @@ def _joins(draft: Draft, node: gs.Node) -> bool:
         return _is_spatial(draft, node)
     if op == "Clip":
         low = draft.value(node.inputs[1]) if len(node.inputs) > 1 and not node.inputs[1].is_empty() else None
-        return low is not None and not low.any() and _upper(draft, node) is not None
+        return low is not None and not low.any() and _is_unbounded(draft, node)
     return op in HOMOGENEOUS and len(node.outputs) == 1
 
 
@@ -199,27 +191,25 @@ def _operands(node: gs.Node) -> list[gs.Tensor]:
     return list(node.inputs[: 2 if node.op == "Add" else 1])
 
 
-def _upper(draft: Draft, clip: gs.Node) -> float | None:
-    """Upper end of a Clip; None when it is not constant."""
+def _is_unbounded(draft: Draft, clip: gs.Node) -> bool:
+    """Whether a Clip has no upper end, or one at infinity."""
     if len(clip.inputs) < 3 or clip.inputs[2].is_empty():
-        return math.inf
+        return True
     high = draft.value(clip.inputs[2])
-    return None if high is None else float(high.reshape(()))
+    return high is not None and float(high.reshape(())) == math.inf
 
 
 def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[str, _Draft], root: object) -> None:
     """Enter a node's part in the groups it touches: maker, reader, bound, or an obstacle."""
     assert callable(root)
     layer = known.get(node.name)
-    for tensor in node.outputs:
+    for tensor in (t for t in node.outputs if not t.is_empty()):
         if layer is not None:
             found[root(tensor.name)].makers.append(layer)
         elif not _joins(draft, node):
             found[root(tensor.name)].blocked = True
     if op_of(node) in ONE_SIGNED:
         found[root(node.outputs[0].name)].linear = False
-    if op_of(node) == "Clip" and _joins(draft, node):
-        found[root(node.outputs[0].name)].clips.append((node.outputs[0].name, _upper(draft, node) or 0.0))
     for index, tensor in enumerate(node.inputs):
         if isinstance(tensor, gs.Constant) or not tensor.name:
             continue

@@ -29,6 +29,14 @@ CLIP_RATIOS = np.concatenate([np.geomspace(0.02, 0.3, 14), np.linspace(0.32, 1.0
 """Candidate ranges as fractions of the largest magnitude."""
 
 
+HEAD_ROOM = np.geomspace(1.0, 8.0, 43)[1:]
+"""Widths tried beyond the range of least error on the values seen, as its multiples: 16-bit grids can afford them."""
+
+
+POINTS_PER_STEP = 16
+"""Points of a histogram that stand for the values of one step of a grid."""
+
+
 def weight_scale(
     weight: NDArray[np.float32],
     spec: QuantSpec,
@@ -135,41 +143,56 @@ class _Extremes:
 def activation_params(
     histogram: Histogram, spec: QuantSpec, response: NDArray[np.float64] | None = None
 ) -> QuantParams:
-    """Range of least squared error for a tensor, from its histogram.
+    """Range of least squared error for a tensor, on the values seen and on those that new samples will bring.
 
     A tensor without negative values (behind a ReLU) gets zero point = qmin, the only form that
     onnxruntime may merge with the ReLU. Otherwise both ends of the range are searched; those of a symmetric
-    grid are moved together. Of ranges that are equally good the widest is taken.
+    grid are moved together. Of ranges that are equally good the widest is taken. Then each end is moved outwards as
+    far as the values expected beyond those seen (:mod:`onnxq.quant.tail`) are worth it.
 
     Args:
         histogram: of the values.
         spec: the grid.
-        response: what is made of the values by all who read them, at the histogram's centres, (2·HALF_BINS,): the
-            error of this function is sought instead. A HardSwish needs nothing of what lies below -3.
+        response: what is made of the values by all who read them, at the histogram's points: the error of this
+            function is sought instead. A HardSwish needs nothing of what lies below -3.
     """
-    used = np.flatnonzero(histogram.counts)
-    values, counts = histogram.centres[used], histogram.counts[used].astype(np.float64)
-
-    wanted = values if response is None else response[used]
+    values, counts = histogram.points(points_for(spec))
+    total, tails = float(counts.sum()), histogram.tails
+    low_end, high_end = histogram.regular
+    wanted = values if response is None else response
 
     def error(params: QuantParams) -> float:
         rounded = _rounded(values, params)
-        gap = (rounded if response is None else np.interp(rounded, histogram.centres, response)) - wanted
-        return float(counts @ (gap * gap))
+        gap = (rounded if response is None else np.interp(rounded, values, response)) - wanted
+        return float(counts @ (gap * gap)) + total * tails.lost(params)
 
     one_end = histogram.low >= 0 or spec.symmetric
     if one_end:
-        candidates = [(min(histogram.low, 0.0) * r, histogram.high * r) for r in CLIP_RATIOS[::-1]]
+        candidates = [(low_end * r, high_end * r) for r in CLIP_RATIOS[::-1]]
     else:
         coarse = CLIP_RATIOS[::-4]  # the whole range among them: 16-bit grids have no use for clipping
-        candidates = [(histogram.low * r, histogram.high * t) for r in coarse for t in coarse]
+        candidates = [(low_end * r, high_end * t) for r in coarse for t in coarse]
     params = min((_params(low, high, spec) for low, high in candidates), key=error)
     if not one_end:
         low, high = float(params.lowest), float(params.highest)
         near = np.linspace(0.88, 1.12, 13)
         refined = [_params(low * r, high * t, spec) for r in near for t in near]
         params = min([params, *refined], key=error)
+    outlying = (low_end, high_end) != (histogram.low, histogram.high)
+    for low, high in ((1, 0), (0, 1)) if tails.known or outlying else ():
+        wider = [stretched(params, r**low, r**high) for r in HEAD_ROOM]
+        params = min([params, *wider], key=error)
     return params
+
+
+def points_for(spec: QuantSpec) -> int:
+    """Points of a histogram that tell ranges of a grid apart: some for each of its steps."""
+    return POINTS_PER_STEP << spec.bits
+
+
+def extreme_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
+    """The range from the smallest to the largest value seen."""
+    return _params(histogram.low, histogram.high, spec)
 
 
 def stretched(params: QuantParams, low: float, high: float) -> QuantParams:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from onnxq.report import wording
+from onnxq.report.unseen import tell_unseen
 
 if TYPE_CHECKING:
     from onnxq.report.run import RunReport
@@ -29,6 +30,11 @@ def render(report: RunReport, *, title: str) -> str:
     )
     losses = [layer.loss for layer in report.layers if math.isfinite(layer.loss)]
     page = environment.get_template("run.html").render(
-        report=report, title=title, words=wording, largest=max(losses, default=0.0) or 1.0, finite=math.isfinite
+        report=report,
+        unseen=tell_unseen(report),
+        title=title,
+        words=wording,
+        largest=max(losses, default=0.0) or 1.0,
+        finite=math.isfinite,
     )
     return page + "\n"

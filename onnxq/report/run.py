@@ -7,12 +7,18 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from onnxq.ir.model import Remark
 from onnxq.ir.save import write_text
 from onnxq.report.stage import StageReport
+from onnxq.validation.quality import OutputQuality
 from onnxq.verify import LevelCheck, VerificationReport
+
+POOR_DB = 10.0
+"""Signal to noise of an output below which a result is of no use: its errors are a third of its values then."""
+
+JudgedBy = Literal["hold-out", "cross-fitting", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,20 @@ class RunReport:
         left_in_float: what was not quantised or not rewritten, and why.
         notes: what else is to be said of the network as a whole.
         stages: what each stage that changes the network's numbers did, and the loss after it.
-        simulated_sqnr_db: per output, of the solver's own simulation on the calibration samples.
+        judged_by: ``hold-out``: some samples were kept from all that was fitted, and judged it. ``cross-fitting``:
+            too few for that, so networks made from parts of them were judged by the rest. ``nothing``: one sample
+            tells nothing of others.
+        judged: samples that the network, or one like it, was judged by and not made from.
+        unseen: each floating-point output on them.
+        simulated_sqnr_db: signal to noise of each output on them, dB; None where both networks answer alike. Empty
+            where ``judged_by`` is ``nothing``.
         loads: the emitted model at each optimisation level of onnxruntime.
         fp32, quantized: sizes, bytes.
         seconds: by stage.
         allocation: how the bits were chosen and what came of it, as plain values; None where they were given.
         check: of the emitted model on samples that were handed over for that; None where there were none.
+        adapted: samples of another kind that were handed over for its ranges, where it took them; then ``judged`` and
+            ``unseen`` are of those.
     """
 
     onnxq: str
@@ -70,6 +84,9 @@ class RunReport:
     left_in_float: tuple[Remark, ...]
     notes: tuple[Remark, ...]
     stages: tuple[StageReport, ...]
+    judged_by: JudgedBy
+    judged: int
+    unseen: tuple[OutputQuality, ...]
     simulated_sqnr_db: dict[str, float | None]
     loads: tuple[LevelCheck, ...]
     fp32: int
@@ -77,12 +94,20 @@ class RunReport:
     seconds: dict[str, float]
     allocation: dict[str, Any] | None = None
     check: VerificationReport | None = None
+    adapted: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether the emitted model runs at every level and no layer has other bits than were asked for."""
+        """Whether the emitted model is of use: it runs at every level, no layer has other bits than were asked for,
+        and every output keeps 10 dB of signal to noise on samples that were not fitted.
+        """
         runs = all(level.ok for level in self.loads) and (self.check is None or self.check.ok)
-        return runs and not self.missed
+        return runs and not self.missed and not self.poor
+
+    @property
+    def poor(self) -> tuple[str, ...]:
+        """Outputs that keep less than 10 dB of signal to noise on samples that were not fitted."""
+        return tuple(q.output for q in self.unseen if q.sqnr_db is not None and q.sqnr_db < POOR_DB)
 
     @property
     def missed(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxq.report.ranges import show_ranges
+from onnxq.report.unseen import tell_unseen
 from onnxq.report.wording import NONE, bits, decibels, in_bytes, levels, loss, number, percent, printable, shape, sizes
 from onnxq.verify import LayerBits, OutputFidelity, VerificationReport
 
@@ -179,17 +180,13 @@ def _worst(output: OutputFidelity) -> str:
 def _run_facts(report: RunReport) -> dict[str, str]:
     counts = Counter((layer.weight_bits, layer.activation_bits) for layer in report.layers)
     asked = ", ".join(f"{n} at {bits(*pair)}" for pair, n in counts.most_common())
-    quality = ", ".join(
-        f"{printable(name)} {'exact' if value is None else f'{value:.1f} dB'}"
-        for name, value in report.simulated_sqnr_db.items()
-    )
     stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in report.seconds.items())
     did = {f"Loss, {s.stage}": printable(f"{s.change} ({s.judged_by}): {s.did}") for s in report.stages}
     return {
         "Layers": f"{asked} (weights/activations)",
         "Size": sizes(report.fp32, report.quantized),
         "Loads": levels(report.loads),
-        "SQNR": f"{quality or 'not simulated in parallel mode, after tuning or adapting'} ({report.samples:,} samples)",
+        "SQNR": tell_unseen(report),
         **did,
         "Time": f"{sum(report.seconds.values()):.1f} s: {stages}",
     }

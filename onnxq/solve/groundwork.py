@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxq.execute.layer_rows import selected
 from onnxq.solve.problem import LayerProblem
 from onnxq.solve.rounding import Target, make_target
@@ -12,6 +14,12 @@ from onnxq.solve.second_order import Moments, missing, moments
 
 DAMPINGS = (0.003, 0.03, 0.3)
 """Ridges tried, as fractions of the mean of H's diagonal."""
+
+DAMPINGS_OF_FEW = (0.03, 0.3, 3.0)
+"""Those tried where there are few rows for each input: what they say of H's small eigenvalues is chance."""
+
+FEW_ROWS = 4
+"""Rows for each input up to which they are few."""
 
 
 @dataclass(frozen=True)
@@ -43,5 +51,11 @@ def fitted_moments(problem: LayerProblem) -> Moments:
 def damped_targets(problem: LayerProblem, found: Moments) -> Iterator[Target]:
     """A target for each damping, each made when it is asked for: those of a wide layer take a hundred megabytes."""
     left = missing(found, problem.weight)
-    for damping in DAMPINGS:
+    few = int(np.count_nonzero(problem.train)) < FEW_ROWS * problem.weight.shape[1]
+    for damping in DAMPINGS_OF_FEW if few else DAMPINGS:
         yield make_target(found, damping, left, problem.weight)
+
+
+def damped_target(problem: LayerProblem, found: Moments, damping: float) -> Target:
+    """The target of one damping."""
+    return make_target(found, damping, missing(found, problem.weight), problem.weight)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.quant.robust import bounded_weight
+
 Array = NDArray[np.float32]
 
-LIMIT = 10.0
-"""Power of a row, in typical ones, from which on it counts for no more."""
-
-RESIDUE = 1e-6
-"""Power of a row, in mean ones, up to which it is what rounding left of zero and not typical of anything."""
+RESIDUE, LARGE = 1e-6, 0.85
+"""A row of so much of the power of a large one is what rounding left of zero and not typical of anything; of so many
+rows no more are outliers than lie beyond the large one."""
 
 
 def influence(x: Array, y: Array) -> Array:
@@ -32,7 +32,7 @@ def influence(x: Array, y: Array) -> Array:
         y: outputs of the float network, (G, R, N).
     """
     beyond = np.maximum(_relative_power(x), _relative_power(y))
-    return np.asarray(np.minimum(1.0, LIMIT / np.maximum(beyond, 1e-30)), np.float32)
+    return bounded_weight(beyond).astype(np.float32)
 
 
 def _relative_power(rows: Array) -> Array:
@@ -42,4 +42,5 @@ def _relative_power(rows: Array) -> Array:
         return np.zeros(rows.shape[1], np.float32)
     unit = rows / largest  # squares of tiny numbers would be no numbers
     power = np.einsum("grk,grk->r", unit, unit)
-    return np.asarray(power / np.median(power[power > RESIDUE * power.mean()]), np.float32)
+    large = np.quantile(power, LARGE) or power.mean()
+    return np.asarray(power / np.median(power[power > RESIDUE * large]), np.float32)

@@ -6,18 +6,21 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxq.config import Config
+from onnxq.execute.layer_rows import Rows
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import multiplied_in_pairs, scales_are_shared, stored_weight, weight_matrix
+from onnxq.quant.affine import quantize
 from onnxq.quant.saturation import without_saturation
+from onnxq.quant.scale_search import SMALLEST_SCALE
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import Granularity, QuantParams, weight_spec
+from onnxq.quant.tail import NO_TAILS, Tails
 from onnxq.solve.blocked import solve_blocked
 from onnxq.solve.groundwork import Groundwork
 from onnxq.solve.influence import influence
-from onnxq.solve.problem import Array, LayerProblem, Solution
+from onnxq.solve.problem import Array, LayerProblem, Solution, Status
 from onnxq.solve.start import fitted_input, nearest, scored, second_order
 from onnxq.target import LayerRule, Target
 
@@ -28,14 +31,16 @@ def make_problem(
     bias: Array | None,
     bits: int,
     grid: QuantParams | None,
-    rows: tuple[Array, Array, Array, NDArray[np.bool_]],
+    rows: Rows,
     fit_input: bool,
     block: int | None = None,
     target: Target | None = None,
     *,
     bounded: bool = True,
+    tails: Tails = NO_TAILS,
+    refit: bool = False,
 ) -> LayerProblem:
-    """A layer and its rows (x, x_float, y, train) in the solver's form.
+    """A layer and its rows in the solver's form.
 
     Args:
         layer: which.
@@ -43,24 +48,26 @@ def make_problem(
         bias: float, (channels,); None where the layer has none.
         bits: of the weights.
         grid: of the input; None to leave it in float.
-        rows: as :class:`onnxq.calibrate.Rows` holds them.
+        rows: of its inputs and outputs.
         fit_input: the input's grid may be fitted.
         block: inputs that share a scale of a channel; None where all do.
         target: what the runtime takes; a scale for each channel and int32 biases when None.
         bounded: rows of outlying power count for less.
+        tails: what new samples bring beyond the input's values.
+        refit: rows held back are fitted too once a start has been chosen by them.
     """
     rule = target.layers[layer.op] if target else LayerRule()
     one_scale = rule.one_scale and block is None
     signed_8_bit = bits == 8 and grid is not None and grid.spec.bits == 8 and not rule.unsigned
-    x, x_float, y, train = rows
     matrix = weight_matrix(layer, weight)
     groups, _, channels = matrix.shape
     return LayerProblem(
-        x=x,
-        x_float=x_float,
-        y=y,
-        train=train,
-        influence=influence(x, y) if bounded else np.ones(len(train), np.float32),
+        x=rows.x,
+        x_float=rows.x_float,
+        y=rows.y,
+        train=rows.train,
+        units=rows.units,
+        influence=influence(rows.x, rows.y) if bounded else np.ones(len(rows.train), np.float32),
         weight=matrix,
         bias=np.zeros((groups, channels), np.float32) if bias is None else bias.reshape(groups, channels),
         low=layer.low,
@@ -74,6 +81,8 @@ def make_problem(
         block=block,
         one_scale=one_scale,
         int32_bias=target is None or not target.float_bias,
+        tails=tails,
+        refit=refit,
     )
 
 
@@ -111,10 +120,48 @@ def solve_layer(
         bias=settled.bias.reshape(-1) if problem.fit_bias else None,
         input=settled.input,
         loss_nearest=plain.loss,
-        loss=settled.loss,
+        # Rows held back have been fitted since: what was found before that is the figure.
+        loss=solution.loss if problem.refit else settled.loss,
         status=settled.status.value,
         seconds=time.perf_counter() - began,
         int32_bias=problem.int32_bias,
+    )
+
+
+def round_layer(
+    layer: Layer, weight: Array, bias: Array | None, bits: int, grid: QuantParams | None, target: Target
+) -> LayerSolution:
+    """A layer's weights rounded to nearest on grids that reach to their extremes, and its bias as it is.
+
+    Args:
+        layer: which.
+        weight: float, in the stored shape.
+        bias: float, (channels,); None where the layer has none.
+        bits: of the weights.
+        grid: of the input; None where it stays in float.
+        target: what the runtime takes.
+    """
+    one_scale = target.layers[layer.op].one_scale
+    spec = weight_spec(bits, Granularity.PER_TENSOR if one_scale else Granularity.PER_CHANNEL)
+    matrix = weight_matrix(layer, weight)
+    scale = np.maximum(matrix.max(axis=1) / spec.qmax, matrix.min(axis=1) / spec.qmin)
+    if one_scale:
+        scale = np.full_like(scale, scale.max())
+    elif scales_are_shared(layer):
+        scale = np.broadcast_to(scale.max(axis=0), scale.shape)
+    scale = np.maximum(scale, SMALLEST_SCALE).astype(np.float32)
+    integers = quantize(matrix, scale[:, None], 0, spec.qmin, spec.qmax)
+    stored = scale.reshape(-1)[:1] if one_scale else scale[0] if scales_are_shared(layer) else scale.reshape(-1)
+    return LayerSolution(
+        layer=layer.name,
+        integers=np.asarray(stored_weight(layer, integers), np.int16),
+        weight=QuantParams(spec, stored),
+        bias=bias,
+        input=grid,
+        loss_nearest=np.nan,
+        loss=np.nan,
+        status=Status.NEAREST.value,
+        seconds=0.0,
     )
 
 

@@ -12,6 +12,7 @@ from onnxq.execute.layer_rows import selected
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.saturation import Pairs
 from onnxq.quant.spec import QuantParams, QuantSpec
+from onnxq.quant.tail import NO_TAILS, Tails
 
 Array = NDArray[np.float32]
 
@@ -41,6 +42,9 @@ class LayerProblem:
         block: inputs that share a scale of a channel; None where all do.
         one_scale: all channels share one scale.
         int32_bias: the bias is stored as int32 where an integer kernel adds it; otherwise it stays in float.
+        units: the sample (or batch) that each row is of, (R,); None where every row stands for itself.
+        tails: what new samples bring beyond the input's values.
+        refit: rows held back are fitted too once a start has been chosen by them.
     """
 
     x: Array
@@ -61,6 +65,9 @@ class LayerProblem:
     block: int | None = None
     one_scale: bool = False
     int32_bias: bool = True
+    units: NDArray[np.int64] | None = None
+    tails: Tails = NO_TAILS
+    refit: bool = False
 
     @property
     def held(self) -> NDArray[np.bool_]:
@@ -86,7 +93,7 @@ class Solution:
         scale: one a channel, (G, N).
         bias: (G, N).
         input: grid of the input; None when it stays in float.
-        loss: mean squared error of the activated output on the hold-out, relative to its variance; rows count by
+        loss: mean squared error of the activated output on the hold-out, relative to its power; rows count by
             their influence.
         status: how it came about.
     """
@@ -109,12 +116,32 @@ def quantised_rows(x: Array, params: QuantParams | None) -> Array:
 
 
 def output_error(problem: LayerProblem, predicted: Array, rows: NDArray[np.bool_]) -> float:
-    """Mean squared error behind the clipping, relative to the float output's variance, over some rows."""
+    """Mean squared error behind the clipping over some rows, relative to the float output's power over all rows.
+
+    That of a few rows may be nothing to measure an error by.
+    """
     wanted = selected(problem.y, rows).clip(problem.low, problem.high)
-    gap = predicted.clip(problem.low, problem.high) - wanted
-    counts = problem.influence[rows]
-    spread = wanted - np.average(wanted, axis=1, weights=counts, keepdims=True).astype(np.float32)
-    return weighted_power(gap, counts) / max(weighted_power(spread, counts), 1e-30)
+    error = weighted_power(predicted.clip(problem.low, problem.high) - wanted, problem.influence[rows])
+    return error / output_power(problem) if error else 0.0
+
+
+def output_power(problem: LayerProblem) -> float:
+    """Mean square of the float output behind its clipping, at least a number that can be divided by."""
+    wanted = problem.y.clip(problem.low, problem.high) if clips(problem) else problem.y
+    return max(weighted_power(wanted, problem.influence), 1e-30)
+
+
+def clips(problem: LayerProblem) -> bool:
+    """Whether a clipping follows the layer."""
+    return bool(np.isfinite(problem.low) or np.isfinite(problem.high))
+
+
+def row_errors(problem: LayerProblem, solution: Solution, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Squared error of some rows behind the clipping as they count, (rows,)."""
+    x = quantised_rows(selected(problem.x, rows), solution.input)
+    predicted = np.matmul(x, solution.integers * solution.scale[:, None]) + solution.bias[:, None]
+    gap = predicted.clip(problem.low, problem.high) - selected(problem.y, rows).clip(problem.low, problem.high)
+    return np.asarray(np.einsum("grk,grk->r", gap, gap, dtype=np.float64) * problem.influence[rows])
 
 
 def weighted_power(rows: Array, counts: Array) -> float:

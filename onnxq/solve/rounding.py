@@ -45,11 +45,13 @@ class Target:
         hessian: damped, (G, K, K), float32: only differences are weighed with it.
         factor: of it, float32 as well.
         weight: real weights, (G, K, N).
+        damping: of the Hessian, as a fraction of its diagonal's mean.
     """
 
     hessian: Array
     factor: Factor
     weight: Double
+    damping: float = 0.0
 
 
 def make_target(moments: Moments, damping: float, left: Double, weight: Array) -> Target:
@@ -64,7 +66,7 @@ def make_target(moments: Moments, damping: float, left: Double, weight: Array) -
     factor = factorise(moments.xx, damping)
     wanted = least_squares_target(factor, left, weight)
     factor = replace(factor, lower=factor.lower.astype(np.float32))
-    return Target(damped(moments.xx, damping, np.float32), factor, wanted)
+    return Target(damped(moments.xx, damping, np.float32), factor, wanted, damping)
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,23 @@ from onnxq.quant.affine import quantize
 from onnxq.quant.saturation import exact_scale
 from onnxq.quant.scale_search import stretched, weight_scale
 from onnxq.quant.spec import QuantParams
-from onnxq.solve.groundwork import Groundwork, damped_targets, fitted_moments
-from onnxq.solve.problem import LayerProblem, Solution, Status, output_error, quantised_rows, weighted_power
+from onnxq.solve.groundwork import Groundwork, damped_target, damped_targets, fitted_moments
+from onnxq.solve.problem import (
+    LayerProblem,
+    Solution,
+    Status,
+    output_error,
+    quantised_rows,
+    row_errors,
+    weighted_power,
+)
 from onnxq.solve.rounding import Rounded, Target, rescaled, rounded
 from onnxq.solve.second_order import Moments, closing_bias
 
 Array = NDArray[np.float32]
 GRID_ROWS, GRID_VALUES = 1024, 2**15
 """Rows on which grids of the input are compared, at most: of narrow layers as many as hold so many values, for what is
-lost beyond the ends of a range hangs on few of them. Where there are no more, those held back count too."""
+lost beyond the ends of a range hangs on few of them."""
 
 GRID_REACHES = tuple(float(reach) for reach in np.geomspace(1, 1 / 64, 13))
 """Widths of the range tried first, as fractions of the one given: where a few rows hold it wide open, the error of
@@ -55,20 +63,21 @@ def fitted_input(problem: LayerProblem) -> LayerProblem:
 
     A grid of least error on the input itself weighs every channel and every row alike; here its range is narrowed
     and then both its ends are moved, one after the other, wherever E‖(Q(x) − x)·W‖² behind the layer's own weights
-    falls, rows counting by their influence.
+    falls, rows counting by their influence. What new samples are expected to lose beyond its ends counts too.
     """
     grid = problem.input
     if grid is None or not problem.fit_input or grid.spec.bits > 8:  # a 16-bit grid has clipping to lose alone
         return problem
-    groups, count, inputs = problem.x.shape
+    groups, _, inputs = problem.x.shape
     enough = max(GRID_ROWS, GRID_VALUES // (groups * inputs))
-    rows = np.arange(count) if count <= enough else np.flatnonzero(problem.train)
+    rows = np.flatnonzero(problem.train)
     rows = rows[:: -(-len(rows) // enough)]
     x, counts = problem.x[:, rows], problem.influence[rows]
+    passed_on = float(np.square(problem.weight).sum(axis=1, dtype=np.float64).mean())  # of an error of each input
 
     def error(candidate: QuantParams) -> float:
         gap = quantised_rows(x, candidate) - x
-        return weighted_power(np.matmul(gap, problem.weight), counts)
+        return weighted_power(np.matmul(gap, problem.weight), counts) + passed_on * problem.tails.lost(candidate)
 
     grid = min((stretched(grid, reach, reach) for reach in GRID_REACHES), key=error)
     least = error(grid)
@@ -108,6 +117,8 @@ class _Attempt:
 def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork | None = None) -> Solution:
     """The better of a plain solution and of error-propagating rounding at several dampings, judged on the hold-out.
 
+    The plain one stays where the hold-out leaves it open whether another is better: it has fitted nothing.
+
     Args:
         problem: the layer and its rows.
         plain: what to beat.
@@ -117,10 +128,42 @@ def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork 
     targets = groundwork.targets if groundwork else damped_targets(problem, found)
     # map and min hold but the best attempt and the next: targets of wide layers are large.
     best = min(map(partial(_attempt, problem, found), targets), key=lambda attempt: attempt.solution.loss)
-    solutions = [plain, best.solution]
+    made = [best.solution]
     if not (problem.shared_scales or problem.one_scale):
-        solutions.append(_solution(problem, found, rescaled(best.target, best.rounded, problem.weight_spec)))
-    return min(solutions, key=lambda solution: solution.loss)
+        made.append(_solution(problem, found, rescaled(best.target, best.rounded, problem.weight_spec)))
+    chosen = min(made, key=lambda solution: solution.loss)
+    if not is_better(problem, chosen, plain):
+        return plain
+    if problem.refit and groundwork is None:
+        return replace(_refitted(problem, best.target.damping, chosen is not best.solution), loss=chosen.loss)
+    return chosen
+
+
+def is_better(problem: LayerProblem, solution: Solution, plain: Solution) -> bool:
+    """Whether a solution errs less on the hold-out than a plain one by more than chance would have it.
+
+    The gain has to exceed its own standard error over the samples held back; over their rows, twice, where all are of
+    one sample.
+    """
+    held = problem.held
+    gain = row_errors(problem, plain, held) - row_errors(problem, solution, held)
+    units = np.arange(len(gain)) if problem.units is None else np.unique(problem.units[held], return_inverse=True)[1]
+    alone = units.max(initial=0) == 0
+    each = gain if alone else np.bincount(units, gain)
+    if len(each) < 2:
+        return False
+    needed = 2.0 if alone else 1.0
+    return bool(each.mean() > needed * each.std(ddof=1) / np.sqrt(len(each)))
+
+
+def _refitted(problem: LayerProblem, damping: float, rescale: bool) -> Solution:
+    """The start of a damping fitted to all rows."""
+    whole = replace(problem, train=np.ones_like(problem.train))
+    found = fitted_moments(whole)
+    attempt = _attempt(whole, found, damped_target(whole, found, damping))
+    if not rescale:
+        return attempt.solution
+    return _solution(whole, found, rescaled(attempt.target, attempt.rounded, whole.weight_spec))
 
 
 def _attempt(problem: LayerProblem, found: Moments, target: Target) -> _Attempt:

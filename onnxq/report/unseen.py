@@ -1,0 +1,32 @@
+"""What a network does to samples that it was not made from, in a sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxq.report.wording import printable
+
+if TYPE_CHECKING:
+    from onnxq.report.run import RunReport
+
+
+def tell_unseen(report: RunReport) -> str:
+    """What the network does to samples that it was not made from."""
+    if report.judged_by == "nothing" and report.adapted:
+        return f"not known: none of {report.adapted:,} samples that it was adapted to was held back; give 8 or more"
+    if report.judged_by == "nothing":
+        return "not known: one sample tells nothing of others; give more"
+    told = []
+    for q in report.unseen:
+        if q.sqnr_db is None:
+            told.append(f"{printable(q.output)} exact")
+            continue
+        sure = "" if q.error_db is None else f" ± {q.error_db:.1f}"
+        each = "" if q.median_db is None else f" (median sample {q.median_db:.1f}, worst {q.worst_db:.1f})"
+        told.append(f"{printable(q.output)} {q.sqnr_db:.1f}{sure} dB{each}")
+    kept = f"{report.judged:,} of {report.samples:,} samples, which were not fitted"
+    if report.adapted:
+        kept = f"{report.judged:,} of {report.adapted:,} samples that it was adapted to, which were not fitted"
+    elif report.judged_by == "cross-fitting":
+        kept = f"{report.judged:,} samples, each by a network that was not made from it"
+    return f"{', '.join(told) or 'no output to measure'}: {kept}"

@@ -1,0 +1,1 @@
+"""What a quantised network does to samples that were not used to make it, and what follows from that."""
