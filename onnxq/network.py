@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -35,6 +35,7 @@ from onnxq.quant.table import TableSolution
 from onnxq.reconstruction import reconstructed
 from onnxq.solve.batchnorm import para_normalised
 from onnxq.solve.layer import make_problem, round_layer, solve_layer
+from onnxq.solve.problem import LayerProblem
 from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float32]
@@ -131,7 +132,7 @@ def solve_network(
         keep_back=making.keep_back,
         rows=not making.plain,
     ) as calibration:
-        walk = _Walk(model, plan, config, checkpoint, making)
+        walk = Walk(model, plan, config, checkpoint, making)
         stages = split_stages(model, [p.layer for p in plan.layers])
         apart = model.not_comparable
         blocks = find_blocks(model, stages) if config.reconstructs else ()
@@ -167,10 +168,27 @@ def solve_network(
         )
 
 
-class _Walk:
-    """The state of a solution between two stages."""
+class Walk:
+    """The state of a solution between two stages.
 
-    def __init__(self, model: Model, plan: Plan, config: Config, checkpoint: Checkpoint, making: Making) -> None:
+    Args:
+        model: prepared.
+        plan: of its layers.
+        config: how to solve them.
+        checkpoint: of finished layers.
+        making: how besides.
+        tables: solved already; they are solved here when None.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        config: Config,
+        checkpoint: Checkpoint,
+        making: Making,
+        tables: Mapping[str, TableSolution] | None = None,
+    ) -> None:
         self._making = making
         self.extremes: dict[str, QuantParams] = {}
         self.solutions: dict[str, LayerSolution] = {}
@@ -182,9 +200,9 @@ class _Walk:
         self._model = model
         self._reader = {p.layer.input: p.layer.name for p in plan.layers}
         self._maker = {t.name: node.name for node in model.graph.nodes for t in node.outputs}
-        self.tables = _solve_tables(model, plan)
+        self.tables = _solve_tables(model, plan) if tables is None else tables
 
-    def solve(self, stage: Stage, calibration: Calibration, tell: partial[None]) -> None:
+    def solve(self, stage: Stage, calibration: Calibration, tell: Callable[[int], None]) -> None:
         """Observe a stage, solve its layers, and let the quantised network pass it."""
         nodes = set(stage.nodes)
         places = [q for q in self._plan.outputs if self._maker[q.tensor] in nodes]
@@ -194,7 +212,7 @@ class _Walk:
             bits = self._planned[layer.name].activations
             if bits != FLOAT_BITS:
                 self.extremes[layer.name] = extreme_params(seen.histograms[layer.input], self._spec(bits))
-            self.solutions[layer.name] = solution = self._solution(layer, seen)
+            self.solutions[layer.name] = solution = self.solution(layer, seen)
             if solution.input is not None:
                 self._grids[layer.input, self._planned[layer.name].activations] = solution.input
             tell(1)
@@ -253,21 +271,29 @@ class _Walk:
             self.solutions, tables=by_constant((p.table for p in self._plan.tables), self.tables)
         ).constants(stage)
 
-    def _solution(self, layer: Layer, seen: Observation) -> LayerSolution:
+    def solution(self, layer: Layer, seen: Observation) -> LayerSolution:
+        """One layer solved, from what its stage showed."""
         finished = self._checkpoint.load(layer.name)
         if finished is not None:
             return finished
         planned = self._planned[layer.name]
-        grid = self._grid(layer, planned.activations, seen)
         if self._making.plain:
-            return self._rounded(planned, grid)
+            return self._rounded(planned, self._grid(layer, planned.activations, seen))
+        problem = self.problem(layer, seen)
+        solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
+        self._checkpoint.save(solution)
+        return solution
+
+    def problem(self, layer: Layer, seen: Observation) -> LayerProblem:
+        """What is asked of a layer, and the rows that its stage showed."""
+        planned = self._planned[layer.name]
         readers = sum(p.layer.input == layer.input for p in self._plan.layers)
-        problem = make_problem(
+        return make_problem(
             layer,
             self._model.constant(layer.weight),
             self._model.constant(layer.bias) if layer.bias else None,
             planned.weights,
-            grid,
+            self._grid(layer, planned.activations, seen),
             seen.rows[layer.name],
             fit_input=readers == 1 and layer.input not in self.outputs and self._making.ranges is Ranges.SEARCHED,
             block=planned.block,
@@ -276,9 +302,6 @@ class _Walk:
             tails=seen.histograms[layer.input].tails,
             refit=seen.refit and not self._config.refines,
         )
-        solution = solve_layer(layer, problem, self._config, self._config.seed + self._order[layer.name])
-        self._checkpoint.save(solution)
-        return solution
 
     def _rounded(self, planned: LayerPlan, grid: QuantParams | None) -> LayerSolution:
         """A layer's weights rounded to nearest between their extremes."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from functools import partial
 from pathlib import Path
 
 import onnx
 
+from onnxq.adaptation import adapted
 from onnxq.allocation.attempts import Attempt, account, carried_out, remark
 from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.allocation.kept import kept_problem
@@ -26,11 +28,14 @@ from onnxq.execute.chain import Quantised
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
 from onnxq.ir.table import find_tables
+from onnxq.judging import judged, opened
 from onnxq.network import by_constant
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, silent
-from onnxq.quantisation import GATE_SAMPLES, Clock, Result, Task, opset_of, prepared_model, run
+from onnxq.quantisation import GATE_SAMPLES, Clock, Result, Run, Task, opset_of, prepared_model, run
+from onnxq.reporting import checked
 from onnxq.stream import Again, batch_size, counted
+from onnxq.verify import measure_ranges
 
 
 def quantize(
@@ -39,6 +44,8 @@ def quantize(
     config: Config | None = None,
     *,
     allocation: BitAllocation | None = None,
+    adapt: Data | None = None,
+    check: Data | None = None,
     progress: Listener = silent,
     work_dir: str | Path | None = None,
     resume: bool = False,
@@ -53,6 +60,12 @@ def quantize(
             array, a mapping ``{input: array}``, or any iterable of batches of either.
         config: the options; the defaults when None.
         allocation: bits of every layer, chosen before; they are chosen here when None and there are candidates.
+        adapt: unlabelled samples of the kind that the model will meet, where that is another than the calibration
+            set's: ranges and moments are found anew on them and every integer of the weights stays as it was solved
+            (:mod:`onnxq.reranging`), where that brings the outputs closer to the float network's.
+        check: unlabelled samples to judge the finished model on, none of those it is made from, in the same forms;
+            ``result.report.check`` tells how close its outputs are, over all samples and for the median and worst
+            one, and which of its tensors leave their ranges.
         progress: told how far the run is.
         work_dir: folder that keeps finished layers, so that a stopped run can go on, and the tables that bits are
             chosen from, so that another budget measures nothing again.
@@ -64,9 +77,22 @@ def quantize(
     """
     config, folder = config or Config(), None if work_dir is None else Path(work_dir)
     with diagnosed(model):
+        fresh, unseen = opened(model, adapt, check)
         if config.candidates or allocation:
-            return _mixed(model, calibration, config, allocation, progress, folder, resume)
-        return run(Task(model, calibration, config, None, progress, folder, resume)).result
+            done = _mixed(model, calibration, config, allocation, progress, folder, resume)
+        else:
+            done = run(Task(model, calibration, config, None, progress, folder, resume))
+        if fresh is not None:
+            done = adapted(done, config, fresh, progress)
+        if check is None or unseen is None:
+            return done.result
+        clock = Clock()
+        with clock.stage("check"):
+            found = judged(model, done.result.model, unseen, check, progress)
+            usual = measure_ranges(done.result.model, done.known)
+        made = {"calibration": calibration, "adaptation": adapt}
+        same = [name for name, data in made.items() if data is not None and _same(check, data)]
+        return Result(done.result.model, checked(done.result.report, found, usual, clock.seconds, same))
 
 
 def sensitivity(
@@ -112,7 +138,7 @@ def _mixed(
     progress: Listener,
     folder: Path | None,
     resume: bool,
-) -> Result:
+) -> Run:
     """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
     prepared = prepared_model(model, config, opset_of(config, choice))
@@ -135,7 +161,7 @@ def _mixed(
 
         judged = held_out(prepared, kept, first_feeds(kept, config.table_samples))
 
-        def solve(found: BitAllocation) -> Attempt[Result]:
+        def solve(found: BitAllocation) -> Attempt[Run]:
             place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
             done = run(Task(model, data, config, found.choice, progress, place, resume))
@@ -143,17 +169,17 @@ def _mixed(
             loss, error = measured_loss(prepared, done.result.model, judged, metric)
             tables = by_constant(find_tables(done.model), done.network.tables)
             quantised = Quantised(done.network.layers, done.network.outputs, tables)
-            return Attempt(found, done.model, quantised, loss, done.result, error)
+            return Attempt(found, done.model, quantised, loss, done, error)
 
         best, tried = carried_out(allocation, problem, kept, config, solve, choose_again, progress)
-    report = best.result.report
+    report = best.result.result.report
     report = dataclasses.replace(
         report,
         allocation=account(best, tried),
         notes=(*report.notes, remark(best)),
         seconds={**clock.seconds, **report.seconds},
     )
-    return Result(best.result.model, report)
+    return dataclasses.replace(best.result, result=Result(best.result.result.model, report))
 
 
 def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Model, Plan]:
@@ -167,6 +193,13 @@ def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -
     with diagnosed(model):
         prepared = prepared_model(model, config, config.opset)
         return prepared, make_plan(prepared, config)
+
+
+def _same(one: Data, other: Data) -> bool:
+    """Whether two sources of samples are one file, folder or object."""
+    if isinstance(one, (str, os.PathLike)) and isinstance(other, (str, os.PathLike)):
+        return Path(one).resolve() == Path(other).resolve()
+    return one is other
 
 
 def _mark_of(allocation: BitAllocation, config: Config) -> str:

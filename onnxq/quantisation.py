@@ -34,7 +34,7 @@ from onnxq.mend import emit_through_gate
 from onnxq.network import Making, NetworkSolution, solve_network
 from onnxq.own_batch import with_own_batch
 from onnxq.passes.prepare import prepare
-from onnxq.plan import make_plan
+from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, Progress
 from onnxq.report.run import RunReport
 from onnxq.report.stage import solved_stage
@@ -76,11 +76,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A quantisation with what its report does not tell."""
+    """A quantisation with what its report does not tell.
+
+    Attributes:
+        result: of it.
+        model: prepared and rewritten.
+        plan: of its layers.
+        network: their solutions.
+        known: the first of the samples that its ranges are for.
+    """
 
     result: Result
     model: Model
+    plan: Plan
     network: NetworkSolution
+    known: Sequence[Feed]
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
         progress(Progress("verify", 0, None))
         made, proto, checks = _verified(made, config, gate, feeds if exposed else ())
     report = run_report(made, config, folds, unlike, proto, checks, size, clock.seconds, stages)
-    return Run(Result(model=proto, report=report), made.model, made.network)
+    return Run(Result(model=proto, report=report), made.model, made.plan, made.network, gate)
 
 
 def _judged(

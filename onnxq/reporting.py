@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import onnx
@@ -17,11 +17,18 @@ from onnxq.report.run import POOR_DB, JudgedBy, LayerReport, RunReport
 from onnxq.report.stage import StageReport
 from onnxq.selection import FLOATS
 from onnxq.validation.folds import Folds
+from onnxq.validation.judgement import Judgement
 from onnxq.validation.outliers import Unlike
 from onnxq.validation.quality import OutputQuality, output_qualities
 from onnxq.validation.unseen import Made
-from onnxq.verify import LevelCheck, audit_bits
+from onnxq.verify import LevelCheck, TensorRange, VerificationReport, audit_bits
 from onnxq.version import VERSION
+
+MUCH_LOST = 0.01
+"""Share of a tensor's power from which on the report says that its range cuts too much of it off: 20 dB."""
+
+UNUSUAL = 3.0
+"""How many times as much as of its own samples that must be, beside what it keeps."""
 
 
 def run_report(
@@ -102,6 +109,93 @@ def _stored(proto: onnx.ModelProto) -> dict[str, int]:
     """Bytes of the model's constants in float, by the name that they had; those in half floats too."""
     floats = [t for t in tensors_of(proto.graph) if t.data_type in FLOATS]
     return {t.name.removesuffix("/float16"): tensor_bytes(t) for t in floats}
+
+
+def checked(
+    report: RunReport,
+    found: VerificationReport,
+    usual: Sequence[TensorRange],
+    seconds: Mapping[str, float],
+    same: Sequence[str],
+) -> RunReport:
+    """The report of a run whose model was judged on further samples.
+
+    Args:
+        report: of the run.
+        found: on those samples.
+        usual: what the samples that its ranges are for make of them.
+        seconds: that it took, by stage.
+        same: sets of samples, by name, that it was made from and that these are.
+    """
+    told = [Remark("network", f"it was checked on its own {name} samples, which flatters it") for name in same]
+    # Ranges of least error may cut off much of a few outliers, on the samples that they are for as well.
+    known = {place.tensor: _beside_kept(place.lost) for place in usual}
+    left = [
+        p
+        for p in found.ranges or ()
+        if p.lost > MUCH_LOST and _beside_kept(p.lost) > UNUSUAL * known.get(p.tensor, 0.0)
+    ]
+    if left:
+        told.append(
+            Remark(
+                "network",
+                f"the samples it was checked on leave the range of tensor {left[0].tensor}, which cuts off "
+                f"{100 * left[0].lost:.2g} % of its power: calibrate on samples like them, or adapt the model to them "
+                "(adapt)",
+            )
+        )
+    return replace(report, check=found, notes=(*report.notes, *told), seconds={**report.seconds, **seconds})
+
+
+def _beside_kept(lost: float) -> float:
+    """A share lost in terms of the rest."""
+    return lost / max(1 - lost, 1e-9)
+
+
+def adapted_report(
+    report: RunReport,
+    proto: onnx.ModelProto,
+    checks: tuple[LevelCheck, ...],
+    told: StageReport,
+    judgement: Judgement | None,
+    samples: int,
+    remarks: tuple[Remark, ...],
+) -> RunReport:
+    """The report of a run whose model was adapted to other samples.
+
+    Args:
+        report: of the run.
+        proto: the adapted model.
+        checks: how it ran at each optimisation level.
+        told: what the adaptation came to.
+        judgement: on those of them that were held back, None where none was.
+        samples: of the other kind.
+        remarks: what else is to be said.
+    """
+    unseen = output_qualities(judgement) if judgement else ()
+    audited = {bits.name: bits for bits in audit_bits(proto)}
+    stored = [(layer, audited.get(layer.name)) for layer in report.layers]
+    layers = (
+        replace(
+            layer,
+            stored_weight_bits=found.weight_bits if found else None,
+            stored_activation_bits=found.activation_bits if found else None,
+        )
+        for layer, found in stored
+    )
+    return replace(
+        report,
+        layers=tuple(layers),
+        notes=(*(note for note in report.notes if note not in tuple(_poor(report.unseen))), *remarks, *_poor(unseen)),
+        stages=(*report.stages, told),
+        judged_by="hold-out" if judgement else "nothing",
+        judged=len(judgement.samples) if judgement else 0,
+        unseen=unseen,
+        simulated_sqnr_db={quality.output: quality.sqnr_db for quality in unseen},
+        adapted=samples,
+        loads=checks,
+        quantized=model_bytes(proto),
+    )
 
 
 def _beside_layers(plan: Plan) -> Iterator[Remark]:

@@ -274,6 +274,26 @@ def test_made_up_samples_differ_and_are_the_same_again(benchmark: Find, name: st
     assert not np.array_equal(one["a"], other["a"]) and all(v.dtype == np.float32 for v in one.values())
 
 
+def test_shifted_samples_are_the_same_each_time_and_both_models_are_judged_on_them(benchmark: Find) -> None:
+    shifted, accuracy = benchmark("shifted"), benchmark("accuracy")
+    feed = {"x": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "n": np.arange(2)}
+    extents = {"x": shifted.Extent.of(feed["x"])}
+    for name, shift in shifted.SHIFTS.items():
+        (one,), (again,) = (list(shifted.shifted([feed], shift, extents)) for _ in range(2))
+        np.testing.assert_array_equal(one["x"], again["x"])
+        np.testing.assert_array_equal(one["n"], feed["n"])
+        assert one["x"].dtype == np.float32 and (name == "none") == bool((one["x"] == feed["x"]).all())
+    bright = next(shifted.shifted([feed], shifted.SHIFTS["bright"], extents))["x"]
+    # Channel 0 holds 0 to 3 and 12 to 15: its black is 0, its white 15.
+    np.testing.assert_allclose(bright[:, 0], np.minimum(1.8 * feed["x"][:, 0], 15), rtol=1e-6)
+    args = argparse.Namespace(samples=64, adapt=64, evaluation=128, preset="light")
+    network = accuracy.bundled_network()
+    plain, moved = shifted.measured(network, "w8a8", ["gain"], args)
+    assert plain.adapted == "" and "every integer kept" in moved.adapted
+    assert moved.sqnr_db_median > plain.sqnr_db_median + 6 and plain.lost > moved.lost
+    assert "| gain | no |" in shifted.markdown([plain]) and "| gain | yes |" in shifted.markdown([moved])
+
+
 def test_made_up_networks_are_the_same_again_and_their_samples_are_ever_new(benchmark: Find) -> None:
     families = benchmark("unseen_families")
     for family in families.FAMILIES:

@@ -111,6 +111,16 @@ def test_verify_tells_people_the_same(place: Path) -> None:
     assert "scores" in result.stdout
 
 
+def test_verify_measures_ranges_where_it_is_told_to(place: Path) -> None:
+    np.savez("bright.npz", image=4 * tiny_images(SAMPLES, 9))
+    words = ("verify", "net.onnx", "q.onnx", "--data", "bright.npz")
+    assert json.loads(run(*words, "--json").stdout)["ranges"] is None
+    found = json.loads(run(*words, "--ranges", "--json").stdout)["ranges"]
+    assert max(found, key=lambda one: one["lost"]) == found[0]
+    assert found[0]["share_outside"] > 0.1 and found[0]["layers"]
+    assert "Ranges that the samples leave" in run(*words, "--ranges").stdout
+
+
 def test_verify_uses_as_many_samples_and_labels_as_it_is_told(place: Path) -> None:
     words = ("verify", "net.onnx", "q.onnx", "--data", "data.npz", "--labels", "classes", "--json")
     assert json.loads(run(*words, "--samples", "13").stdout)["samples"] == 13

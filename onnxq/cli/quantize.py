@@ -24,6 +24,21 @@ from onnxq.errors import ConfigError, OutputError
     help="Unlabelled samples: a .npz with one array per model input (first axis samples), a .npy, a folder of .npy "
     "files, or a folder of images with a preprocess.toml.",
 )
+@click.option(
+    "--adapt",
+    type=FILE,
+    metavar="DATA",
+    help="Unlabelled samples of the kind that the model will meet, where that is another than --calibration's, in any "
+    "form that it takes: ranges and moments are found anew on them, and every integer of the weights stays as it was "
+    "solved. With --work-dir and --resume no layer is solved again.",
+)
+@click.option(
+    "--check",
+    type=FILE,
+    metavar="DATA",
+    help="Further unlabelled samples, in any form that --calibration takes, to judge the finished model on: its "
+    "outputs for the median and worst sample, and the tensors that leave their ranges.",
+)
 @config_options(*FIELDS)
 @click.option(
     "--allocation", type=FILE, metavar="FILE.json", help="Each layer's own bits, as onnxq allocate wrote them."
@@ -36,6 +51,8 @@ def quantize(
     model: Path,
     output: Path,
     calibration: Path,
+    adapt: Path | None,
+    check: Path | None,
     config_file: Path | None,
     allocation: Path | None,
     work_dir: Path | None,
@@ -59,7 +76,14 @@ def quantize(
     from onnxq.pipeline import quantize as run
     from onnxq.report.text import make_console, show_run
 
-    read = {"model": model, "calibration set": calibration, "configuration": config_file, "allocation": allocation}
+    read = {
+        "model": model,
+        "calibration set": calibration,
+        "set to adapt to": adapt,
+        "set to check on": check,
+        "configuration": config_file,
+        "allocation": allocation,
+    }
     _check_apart(output, "output", read)
     check_writable(output)
     if report is not None:
@@ -67,7 +91,17 @@ def quantize(
         check_writable(report)
     bits = read_allocation(allocation) if allocation else None
     with Bars() as bars:
-        result = run(model, calibration, config, allocation=bits, progress=bars, work_dir=work_dir, resume=resume)
+        result = run(
+            model,
+            calibration,
+            config,
+            allocation=bits,
+            adapt=adapt,
+            check=check,
+            progress=bars,
+            work_dir=work_dir,
+            resume=resume,
+        )
     if report is not None:
         result.report.to_html(report, title=f"{model.name} → {output.name}")
     try:

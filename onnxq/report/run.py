@@ -13,7 +13,7 @@ from onnxq.ir.model import Remark
 from onnxq.ir.save import write_text
 from onnxq.report.stage import StageReport
 from onnxq.validation.quality import OutputQuality
-from onnxq.verify import LevelCheck
+from onnxq.verify import LevelCheck, VerificationReport
 
 POOR_DB = 10.0
 """Signal to noise of an output below which a result is of no use: its errors are a third of its values then."""
@@ -74,6 +74,9 @@ class RunReport:
             integers, 0 to 1.
         seconds: by stage.
         allocation: how the bits were chosen and what came of it, as plain values; None where they were given.
+        check: of the emitted model on samples that were handed over for that; None where there were none.
+        adapted: samples of another kind that were handed over for its ranges, where it took them; then ``judged`` and
+            ``unseen`` are of those.
     """
 
     onnxq: str
@@ -93,13 +96,16 @@ class RunReport:
     seconds: dict[str, float]
     allocation: dict[str, Any] | None = None
     quantized_share: float | None = None
+    check: VerificationReport | None = None
+    adapted: int = 0
 
     @property
     def ok(self) -> bool:
         """Whether the emitted model is of use: it runs at every level, no layer has other bits than were asked for,
         and every output keeps 10 dB of signal to noise on samples that were not fitted.
         """
-        return all(check.ok for check in self.loads) and not self.missed and not self.poor
+        runs = all(level.ok for level in self.loads) and (self.check is None or self.check.ok)
+        return runs and not self.missed and not self.poor
 
     @property
     def poor(self) -> tuple[str, ...]:
@@ -118,8 +124,9 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, finite numbers or None."""
-        plain: dict[str, Any] = _finite(dataclasses.asdict(dataclasses.replace(self, loads=())))
+        plain: dict[str, Any] = _finite(dataclasses.asdict(dataclasses.replace(self, loads=(), check=None)))
         plain["loads"] = {check.level: check.to_dict() for check in self.loads}
+        plain["check"] = None if self.check is None else self.check.to_dict()
         plain["ok"] = self.ok
         return plain
 

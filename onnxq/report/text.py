@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from onnxq.report.ranges import show_ranges
 from onnxq.report.unseen import tell_unseen
-from onnxq.report.wording import NONE, bits, in_bytes, levels, loss, number, percent, printable, shape, sizes
+from onnxq.report.wording import NONE, bits, decibels, in_bytes, levels, loss, number, percent, printable, shape, sizes
 from onnxq.verify import LayerBits, OutputFidelity, VerificationReport
 
 if TYPE_CHECKING:
@@ -55,9 +56,19 @@ def show_run(console: Console, report: RunReport, *, title: str) -> None:
         )
     console.print(table)
     console.print("loss: squared error of a layer's output relative to its power, on samples kept back from fitting")
+    if report.check is not None:
+        _show_check(console, report.check)
     _show_remarks(console, report.left_in_float)
     for note in report.notes:
         console.print(printable(f"{'Network' if note.node == 'network' else note.node}: {note.reason}"))
+
+
+def _show_check(console: Console, found: VerificationReport) -> None:
+    """What a finished model came to on samples that it was not made from."""
+    console.print(_outputs(found.outputs, f"Check on {found.samples:,} further samples"))
+    if not found.ok:
+        console.print(f"On these it runs {levels(found.loads)}", style="bold red")
+    show_ranges(console, found.ranges or ())
 
 
 def show_inspection(console: Console, inspection: Inspection, *, title: str) -> None:
@@ -120,6 +131,8 @@ def show_verification(console: Console, report: VerificationReport, *, title: st
         if output.broken:
             told = f"NaN or infinite in {output.broken:,} values that the float model has"
             console.print(f"Output {printable(output.name)} is {told}", style="bold red")
+    if report.ranges is not None:
+        show_ranges(console, report.ranges)
 
 
 def show_comparison(console: Console, judged: Mapping[str, VerificationReport], *, title: str) -> None:
@@ -161,7 +174,13 @@ def show_comparison(console: Console, judged: Mapping[str, VerificationReport], 
 def _sqnr(output: OutputFidelity) -> str:
     if output.equal == 100:
         return "exact"
-    return NONE if output.sqnr_db is None else f"{output.sqnr_db:.1f} dB"
+    return decibels(output.sqnr_db)
+
+
+def _worst(output: OutputFidelity) -> str:
+    """The worst sample's signal to noise, and which it is."""
+    told = decibels(output.sqnr_db_worst)
+    return told if output.worst_sample is None else f"{told} (#{output.worst_sample})"
 
 
 def _run_facts(report: RunReport) -> dict[str, str]:
@@ -189,14 +208,25 @@ def _bit_counts(layers: Sequence[LayerBits]) -> str:
     return f"{found} (weights/activations), {fused} of {len(layers)} computed on integers"
 
 
-def _outputs(outputs: Iterable[OutputFidelity]) -> Table:
-    table = _table("Outputs", left=("output",))
-    for heading in ("SQNR", "cosine", "KL, nats", "top-1 agrees", "top-1 before", "top-1 after"):
+def _outputs(outputs: Iterable[OutputFidelity], title: str = "Outputs") -> Table:
+    table = _table(title, left=("output",))
+    for heading in (
+        "SQNR",
+        "median sample",
+        "worst sample",
+        "cosine",
+        "KL, nats",
+        "top-1 agrees",
+        "top-1 before",
+        "top-1 after",
+    ):
         table.add_column(heading, justify="right")
     for output in outputs:
         table.add_row(
             printable(output.name),
             _sqnr(output),
+            decibels(output.sqnr_db_median),
+            _worst(output),
             NONE if output.cosine is None else f"{output.cosine:.6f}",
             number(output.kl),
             percent(output.top1_agreement),

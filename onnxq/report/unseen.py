@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 def tell_unseen(report: RunReport) -> str:
     """What the network does to samples that it was not made from."""
+    if report.judged_by == "nothing" and report.adapted:
+        return f"not known: none of {report.adapted:,} samples that it was adapted to was held back; give 8 or more"
     if report.judged_by == "nothing":
         return "not known: one sample tells nothing of others; give more"
     told = []
@@ -25,8 +27,8 @@ def tell_unseen(report: RunReport) -> str:
     judged = {q.output for q in report.unseen}
     told += [f"{printable(name)} as noted" for name in report.simulated_sqnr_db if name not in judged]
     kept = f"{report.judged:,} of {report.samples:,} samples, which were not fitted"
-    if report.judged_by == "cross-fitting":
-        judged = {q.output for q in report.unseen}
-    told += [f"{printable(name)} as noted" for name in report.simulated_sqnr_db if name not in judged]
-    kept = f"{report.judged:,} samples, each by a network that was not made from it"
+    if report.adapted:
+        kept = f"{report.judged:,} of {report.adapted:,} samples that it was adapted to, which were not fitted"
+    elif report.judged_by == "cross-fitting":
+        kept = f"{report.judged:,} samples, each by a network that was not made from it"
     return f"{', '.join(told) or 'no output to measure'}: {kept}"

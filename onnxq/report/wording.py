@@ -52,6 +52,23 @@ def percent(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f} %"
 
 
+def decibels(value: float | None) -> str:
+    """A signal to noise ratio; ``exact`` where it is infinite."""
+    if value is None:
+        return NONE
+    return "exact" if value == math.inf else f"{value:.1f} dB"
+
+
+def small_share(value: float) -> str:
+    """A share given as 0 to 1, two digits of a percentage however small."""
+    return NONE if value == 0 else f"{100 * value:.2g} %"
+
+
+def beyond(widths: float) -> str:
+    """A distance in widths of a range."""
+    return f"{widths:.2g}" if math.isfinite(widths) else "infinite"
+
+
 def shape(dims: Sequence[int | None] | None) -> str:
     """A shape, such as ``1x3x32x32``; a question mark where it is open."""
     return "?" if dims is None else "x".join("?" if d is None else str(d) for d in dims)

@@ -8,7 +8,16 @@ from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
 from onnxq.verify.finite import Finiteness, finiteness, is_numeric
 from onnxq.verify.levels import check_levels, deviation, deviation_from
-from onnxq.verify.report import FirstDifference, Latency, LayerBits, LevelCheck, OutputFidelity, VerificationReport
+from onnxq.verify.ranges import measure_ranges
+from onnxq.verify.report import (
+    FirstDifference,
+    Latency,
+    LayerBits,
+    LevelCheck,
+    OutputFidelity,
+    TensorRange,
+    VerificationReport,
+)
 from onnxq.verify.session import LEVELS
 from onnxq.verify.trace import first_difference, unoptimised_values
 
@@ -20,6 +29,7 @@ __all__ = [
     "LayerBits",
     "LevelCheck",
     "OutputFidelity",
+    "TensorRange",
     "VerificationReport",
     "audit_bits",
     "check_levels",
@@ -28,6 +38,7 @@ __all__ = [
     "finiteness",
     "first_difference",
     "is_numeric",
+    "measure_ranges",
     "unoptimised_values",
     "verify",
 ]

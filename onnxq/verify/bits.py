@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.inliner import inline_local_functions
 
+from onnxq.verify.grid import clip_bound, container, dequantized, quantized_type, stored
 from onnxq.verify.report import LayerBits
 from onnxq.verify.scope import Scope, Value
 from onnxq.verify.source import ModelLike, read_model
@@ -75,16 +75,16 @@ def _layer(name: str, scope: Scope, node: onnx.NodeProto) -> LayerBits | None:
 
 def _weight_bits(value: Value) -> tuple[int, int] | None:
     """Bits and number of distinct values of a constant's dequantised integers, None of anything else."""
-    codes = _dequantized(value)
+    codes = dequantized(value)
     if codes is None:
         return None
     array, kind = codes.array(), codes.element_type
     if array is None and codes.maker is not None and codes.maker.op_type == "QuantizeLinear":
-        kind = _quantized_type(codes, codes.maker)
+        kind = quantized_type(codes, codes.maker)
         array = _quantized_constant(codes, codes.maker, kind)
     if array is None:
         return None
-    width, limits = _container(kind)
+    width, limits = container(kind)
     levels = int(np.unique(array.astype(np.float64)).size)
     if limits is None or array.size == 0:
         return width, levels
@@ -94,8 +94,8 @@ def _weight_bits(value: Value) -> tuple[int, int] | None:
 
 def _quantized_constant(codes: Value, maker: onnx.NodeProto, kind: int) -> NDArray[np.float64] | None:
     """What a QuantizeLinear with a scale, or one along an axis, makes of stored floats; None of anything else."""
-    exact, scale, zero_point = (_stored(codes.input(i)) for i in range(3))
-    limits = _container(kind)[1]
+    exact, scale, zero_point = (stored(codes.input(i)) for i in range(3))
+    limits = container(kind)[1]
     if exact is None or scale is None or limits is None or scale.ndim > 1 or not exact.ndim:
         return None
     axis = next((attribute.i for attribute in maker.attribute if attribute.name == "axis"), 1)
@@ -107,7 +107,7 @@ def _quantized_constant(codes: Value, maker: onnx.NodeProto, kind: int) -> NDArr
 
 def _activation_bits(value: Value) -> int | None:
     """Bits of the grid that a computed value lies on, None where it is float or stored."""
-    codes = _dequantized(value)
+    codes = dequantized(value)
     if codes is None or codes.tensor is not None:
         return None
     maker = codes.maker
@@ -115,30 +115,12 @@ def _activation_bits(value: Value) -> int | None:
         # An integer input of the model, or DynamicQuantizeLinear, whose result is always uint8.
         dynamic = maker is not None and maker.op_type == "DynamicQuantizeLinear"
         kind = onnx.TensorProto.UINT8 if dynamic else codes.element_type
-        return _container(kind)[0] if kind else None
+        return container(kind)[0] if kind else None
     exact = codes.input(0)
     if exact is None or exact.origin().tensor is not None:
         return None
-    width, limits = _container(_quantized_type(codes, maker))
+    width, limits = container(quantized_type(codes, maker))
     return width if limits is None else min(width, _clipped_bits(codes, exact.origin(), limits))
-
-
-def _dequantized(value: Value) -> Value | None:
-    """The codes behind a DequantizeLinear, None of any other value."""
-    maker = value.maker
-    if maker is None or maker.op_type != "DequantizeLinear":
-        return None
-    codes = value.input(0)
-    return None if codes is None else codes.origin()
-
-
-def _quantized_type(codes: Value, maker: onnx.NodeProto) -> int:
-    """Element type that a QuantizeLinear gives: its attribute, its zero point's type, or uint8."""
-    for attribute in maker.attribute:
-        if attribute.name == "output_dtype" and attribute.i:
-            return int(attribute.i)
-    zero_point = codes.input(2)
-    return (zero_point.origin().element_type if zero_point is not None else 0) or onnx.TensorProto.UINT8
 
 
 def _clipped_bits(codes: Value, exact: Value, limits: tuple[int, int]) -> int:
@@ -150,11 +132,11 @@ def _clipped_bits(codes: Value, exact: Value, limits: tuple[int, int]) -> int:
         limits: smallest and largest code of the container.
     """
     low, high = (np.asarray(limit, np.float64) for limit in limits)
-    scale, zero_point = _stored(codes.input(1)), _stored(codes.input(2))
+    scale, zero_point = stored(codes.input(1)), stored(codes.input(2))
     clip = exact.maker
     if clip is not None and clip.op_type == "Clip" and scale is not None:
         start = 0.0 if zero_point is None else zero_point
-        bottom, top = _clip_bound(exact, 1, "min"), _clip_bound(exact, 2, "max")
+        bottom, top = clip_bound(exact, 1, "min"), clip_bound(exact, 2, "max")
         if bottom is not None:
             low = np.maximum(low, np.rint(bottom / scale) + start)
         if top is not None:
@@ -162,32 +144,6 @@ def _clipped_bits(codes: Value, exact: Value, limits: tuple[int, int]) -> int:
     return _bits_for(int(np.max(high - low)) + 1)
 
 
-def _clip_bound(clipped: Value, index: int, attribute_name: str) -> NDArray[np.float64] | None:
-    """A bound of a Clip, from its input (opset 11 on) or its attribute; None where it is open or computed."""
-    maker = clipped.maker
-    assert maker is not None
-    for attribute in maker.attribute:
-        if attribute.name == attribute_name:
-            return np.asarray(attribute.f, np.float64)
-    return _stored(clipped.input(index))
-
-
-def _stored(value: Value | None) -> NDArray[np.float64] | None:
-    array = None if value is None else value.origin().array()
-    return None if array is None else array.astype(np.float64)
-
-
 def _bits_for(levels: int) -> int:
     """⌈log₂ levels⌉, at least 1."""
     return max(1, (levels - 1).bit_length())
-
-
-def _container(element_type: int) -> tuple[int, tuple[int, int] | None]:
-    """Width in bits of an ONNX element type, and the smallest and largest code where it is an integer."""
-    found = re.match(r"(U?INT|B?FLOAT)(\d+)", onnx.TensorProto.DataType.Name(element_type))
-    if found is None:
-        return 32, None
-    kind, width = found[1], int(found[2])
-    if kind == "UINT":
-        return width, (0, 2**width - 1)
-    return width, (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if kind == "INT" else None

@@ -15,6 +15,7 @@ from onnxq.verify.comparison import Comparison
 from onnxq.verify.kernels import take_census
 from onnxq.verify.latency import measure_latency
 from onnxq.verify.levels import compare_levels
+from onnxq.verify.ranges import RangeMeter
 from onnxq.verify.report import FirstDifference, LevelCheck, VerificationReport
 from onnxq.verify.session import reason
 from onnxq.verify.source import Feed, ModelLike, ModelSource
@@ -29,6 +30,7 @@ def verify(
     labels: NDArray[Any] | None = None,
     classification: bool = False,
     latency: bool = True,
+    ranges: bool = False,
     level_samples: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> VerificationReport:
@@ -47,6 +49,8 @@ def verify(
             Implies ``classification``.
         classification: whether float outputs of rank 2 and more are class scores along the last axis.
         latency: whether to time both models.
+        ranges: whether to measure what leaves the ranges of the quantised tensors. The quantised model runs once
+            more for it, without the fusions that make it fast: several times what its outputs alone take.
         level_samples: how many samples, rounded up to whole batches, to compare the optimisation
             levels on.
         progress: called after each batch with the number of samples done.
@@ -54,7 +58,8 @@ def verify(
     Raises:
         ModelError: a model cannot be read, the float model does not load, or their inputs or outputs differ.
         CalibrationError: there are no feeds, a feed or the labels do not fit the model.
-        VerificationError: the quantised model works on the first samples but fails on a later one.
+        VerificationError: the quantised model works on the first samples but fails on a later one, or where its
+            inner tensors are read out for their ranges.
 
     Example:
         >>> report = verify("net.onnx", "net.w8a8.onnx", batches)  # doctest: +SKIP
@@ -74,10 +79,14 @@ def verify(
     loads = compare_levels(source, held, classification=classification)
     level = next((check.level for check in reversed(loads) if check.ok), None)
     timing = None
+    meter = None
     if level is not None:
+        meter = RangeMeter(quantized, next(check.level for check in loads if check.ok)) if ranges else None
         session = source.start(level)
         for feed in chain(held, fitted):
             comparison.add(float_session, session, feed)
+            if meter is not None:
+                meter.add(feed, float_source.batch_size(feed))
             if progress is not None:
                 progress(comparison.samples)
         timing = measure_latency(float_session, session, float_source, held[0]) if latency else None
@@ -92,6 +101,7 @@ def verify(
         bits=bits,
         kernels=census.counts,
         difference=_traced(quantized, held, loads),
+        ranges=None if meter is None else meter.result(),
     )
 
 

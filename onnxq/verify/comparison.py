@@ -75,7 +75,8 @@ class Comparison:
                 f"{self._quantized.label} fails on the feed after {self.samples} samples,"
                 f" which the float model can run: {reason(error)}"
             ) from error
-        labels = self._next_labels(self._fp32.batch_size(feed))
+        count = self._fp32.batch_size(feed)
+        labels = self._next_labels(count)
         for meter, a, b in zip(self._meters, expected, found, strict=True):
             if meter.name in self._quantized.not_comparable:
                 meter.leave_out(self._quantized.not_comparable[meter.name])
@@ -87,9 +88,9 @@ class Comparison:
                     f" where the float model's has {a.shape}"
                 )
             else:
-                meter.add(a, b, labels)
+                meter.add(a, b, labels, samples=count)
             meter.judge_finiteness(a, b)
-        self.samples += self._fp32.batch_size(feed)
+        self.samples += count
 
     def outputs(self) -> tuple[OutputFidelity, ...]:
         """Fidelity of every output over all samples taken in.

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from onnxq.verify.finite import Finiteness
 from onnxq.verify.report import OutputFidelity
+from onnxq.verify.samples import SampleMeter, decibels
 
 
 class OutputMeter:
-    """Accumulates the fidelity of one output; holds numbers only, whatever the stream's length.
+    """Accumulates the fidelity of one output; of a sample it holds two numbers, whatever the output's size.
 
     Args:
         name: of the output.
@@ -23,6 +24,7 @@ class OutputMeter:
     def __init__(self, name: str, *, classification: bool) -> None:
         self.name = name
         self._classification = classification
+        self._samples = SampleMeter()
         self._signal = self._power = self._noise = self._dot = 0.0
         self._values = self._equal = self._not_finite = 0
         self._finiteness = Finiteness()
@@ -31,15 +33,20 @@ class OutputMeter:
         self._rows = self._agreeing = 0
         self._labelled = self._hits_fp32 = self._hits_quantized = 0
 
-    def add(self, fp32: NDArray[Any], quantized: NDArray[Any], labels: NDArray[Any] | None = None) -> None:
+    def add(
+        self, fp32: NDArray[Any], quantized: NDArray[Any], labels: NDArray[Any] | None = None, *, samples: int
+    ) -> None:
         """Take in the answers of both models to one batch.
 
         Args:
             fp32: the float model's output, any shape and numeric dtype.
             quantized: the quantised model's, same shape.
             labels: of the batch's samples, first axis samples; only used where there is one a row.
+            samples: in the batch.
         """
-        self._add_values(fp32.astype(np.float64).ravel(), quantized.astype(np.float64).ravel())
+        exact, found = fp32.astype(np.float64), quantized.astype(np.float64)
+        self._add_values(exact.ravel(), found.ravel())
+        self._samples.add(exact, found, samples)
         scores = class_scores(fp32) if self._classification else None
         if scores is not None:
             self._add_rows(scores, quantized.reshape(scores.shape).astype(np.float64), labels)
@@ -57,7 +64,7 @@ class OutputMeter:
         judged = self._values > 0 and self._not_finite == 0 and self._left_out is None
         return OutputFidelity(
             name=self.name,
-            sqnr_db=_decibels(self._signal, self._noise) if judged else None,
+            sqnr_db=decibels(self._signal, self._noise) if judged else None,
             cosine=_cosine(self._dot, self._signal, self._power) if judged else None,
             equal=_percent(self._equal, self._values) if self._left_out is None else None,
             not_finite=self._not_finite,
@@ -67,6 +74,9 @@ class OutputMeter:
             top1_agreement=_percent(self._agreeing, self._rows),
             top1_fp32=_percent(self._hits_fp32, self._labelled),
             top1_quantized=_percent(self._hits_quantized, self._labelled),
+            sqnr_db_median=self._samples.median,
+            sqnr_db_worst=self._samples.worst,
+            worst_sample=self._samples.worst_sample,
         )
 
     def _add_values(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
@@ -136,12 +146,6 @@ def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
         shifted = scores - scores.max(-1, keepdims=True)
         result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return result
-
-
-def _decibels(signal: float, noise: float) -> float | None:
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * (math.log10(signal) - math.log10(noise)) if signal > 0.0 else None
 
 
 def _cosine(dot: float, signal: float, power: float) -> float | None:

@@ -32,6 +32,14 @@ class OutputFidelity:
         top1_agreement: percent of rows whose largest value stands at the same place; None as for ``kl``.
         top1_fp32: percent of rows where the float model's largest value is at the label; None without labels.
         top1_quantized: the same of the quantised model.
+        sqnr_db_median: median of the samples' own ``sqnr_db``, each from one sample's values alone: the figure over
+            all values may be that of a single sample that holds most of the power. A sample whose float output
+            is 0 throughout has no such figure, unless it is reproduced exactly, and is left out. None where the
+            output's first axis is not the samples (the output of a batch of one is that sample's whatever its
+            shape), and where ``not_finite`` counts a value.
+        sqnr_db_worst: the least of the same.
+        worst_sample: which sample that is, counted from 0 in the feeds' order; of equal ones the first. Where
+            ``not_finite`` counts a value, the first sample with one.
     """
 
     name: str
@@ -45,11 +53,21 @@ class OutputFidelity:
     top1_quantized: float | None = None
     broken: int = 0
     left_out: str | None = None
+    sqnr_db_median: float | None = None
+    sqnr_db_worst: float | None = None
+    worst_sample: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, finite numbers or null; an infinite ``sqnr_db`` becomes null beside ``equal`` 100."""
+        """JSON form, finite numbers or null.
+
+        An infinite ``sqnr_db`` becomes null beside ``equal`` 100, an infinite ``sqnr_db_median`` or ``_worst`` beside
+        a ``worst_sample``.
+        """
         return {
             "sqnr_db": _number(self.sqnr_db),
+            "sqnr_db_median": _number(self.sqnr_db_median),
+            "sqnr_db_worst": _number(self.sqnr_db_worst),
+            "worst_sample": self.worst_sample,
             "cosine": _number(self.cosine),
             "kl": _number(self.kl),
             "top1_agreement": _number(self.top1_agreement),
@@ -172,6 +190,53 @@ class LayerBits:
 
 
 @dataclass(frozen=True)
+class TensorRange:
+    """How much of the samples leaves the range of one quantised tensor.
+
+    Attributes:
+        tensor: that is quantised, before a Clip that keeps it on a grid of few bits.
+        layers: names of the layers that read it; of other nodes that do where no layer does.
+        bits: of its grid.
+        low: the number that the grid's lowest code stands for; of a grid a channel the least of them.
+        high: the number that the highest code stands for; the largest.
+        share_below: share of the values that lie below the range, 0 to 1.
+        share_above: above it.
+        excess: how far the furthest value lies beyond its end of the range, in widths of the range.
+        lost: power of what is cut off at both ends, relative to the power of the tensor: Σ (x − clip(x))² / Σ x².
+    """
+
+    tensor: str
+    layers: tuple[str, ...]
+    bits: int
+    low: float
+    high: float
+    share_below: float
+    share_above: float
+    excess: float
+    lost: float
+
+    @property
+    def share_outside(self) -> float:
+        """Share of the values on either side of the range."""
+        return self.share_below + self.share_above
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, finite numbers or null."""
+        return {
+            "tensor": self.tensor,
+            "layers": list(self.layers),
+            "bits": self.bits,
+            "low": _number(self.low),
+            "high": _number(self.high),
+            "share_below": self.share_below,
+            "share_above": self.share_above,
+            "share_outside": self.share_outside,
+            "excess": _number(self.excess),
+            "lost": _number(self.lost),
+        }
+
+
+@dataclass(frozen=True)
 class Latency:
     """Median time of one run of both models, taken in turns.
 
@@ -214,6 +279,8 @@ class VerificationReport:
         kernels: operators of the optimised graph at the default level and how often each occurs;
             empty where onnxruntime cannot build it.
         difference: the first tensor that a level computes otherwise or not at all; None where all levels are alike.
+        ranges: what the samples make of each quantised tensor's range, those that lose most first; None where it
+            was not asked for or no level works.
     """
 
     fp32: int
@@ -226,6 +293,7 @@ class VerificationReport:
     bits: tuple[LayerBits, ...]
     kernels: Mapping[str, int] = field(default_factory=dict)
     difference: FirstDifference | None = None
+    ranges: tuple[TensorRange, ...] | None = None
 
     @property
     def ok(self) -> bool:
@@ -245,4 +313,5 @@ class VerificationReport:
             "bits": {layer.name: layer.to_dict() for layer in self.bits},
             "kernels": dict(self.kernels),
             "first_difference": None if self.difference is None else self.difference.to_dict(),
+            "ranges": None if self.ranges is None else [found.to_dict() for found in self.ranges],
         }

@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxq.verify.cut import Cutter
 from onnxq.verify.levels import deviation
 from onnxq.verify.report import FirstDifference
 from onnxq.verify.session import LEVELS, reason, start_session
@@ -105,17 +106,15 @@ class _Search:
     ) -> None:
         self._proto, self._folder, self._feeds = proto, folder, feeds
         self._level, self._tolerance, self._label = level, tolerance, label
-        nodes = proto.graph.node
-        self.maker = {name: node for node in nodes for name in node.output if name}
-        self._reads = {id(node): tuple(_reads(node)) for node in nodes}
-        self._order = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-        self._judged = _computed_floats(proto, self._reads)
+        self._cutter = Cutter(proto)
+        self.maker = self._cutter.maker
+        self._judged = _computed_floats(proto, self._cutter)
         self._known: dict[str, _Verdict] = {}
 
     def first(self, tensor: str) -> str:
         """The first wrong tensor before a wrong one, or that one itself."""
         while True:
-            line = [name for name in self._before(tensor) if name in self._judged and name != tensor] + [tensor]
+            line = [name for name in self._cutter.before(tensor) if name in self._judged and name != tensor] + [tensor]
             low, high = -1, len(line) - 1
             while high - low > 1:
                 middle = (low + high) // 2
@@ -139,7 +138,7 @@ class _Search:
         return self._known[tensor]
 
     def _judge(self, tensor: str) -> _Verdict:
-        cut = serialised(self._cut(tensor), self._label)
+        cut = serialised(self._cutter.cut(tensor), self._label)
         made: dict[str, list[NDArray[Any]]] = {}
         for level in dict.fromkeys((LEVELS[0], self._level)):
             try:
@@ -151,39 +150,12 @@ class _Search:
         relative = deviation(exact, found) if all(map(_comparable, exact, found)) else np.inf
         return _Verdict(bool(relative > self._tolerance), float(relative))
 
-    def _cut(self, tensor: str) -> onnx.ModelProto:
-        graph = self._proto.graph
-        needed = set(self._before(tensor)) | {tensor}
-        nodes = [n for n in graph.node if needed & set(n.output)]
-        read = {name for node in nodes for name in self._reads[id(node)]}
-        cut = onnx.ModelProto(ir_version=self._proto.ir_version, functions=self._proto.functions)
-        cut.opset_import.extend(self._proto.opset_import)
-        cut.graph.name = graph.name
-        cut.graph.input.extend(graph.input)
-        cut.graph.node.extend(nodes)
-        cut.graph.initializer.extend(t for t in graph.initializer if t.name in read)
-        cut.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
-        cut.graph.output.append(onnx.ValueInfoProto(name=tensor))
-        return cut
-
-    def _before(self, tensor: str) -> list[str]:
-        """Everything that a tensor is made of, in the order of the graph."""
-        found: set[str] = set()
-        waiting = [tensor]
-        while waiting:
-            node = self.maker.get(waiting.pop())
-            for name in () if node is None else self._reads[id(node)]:
-                if name in self.maker and name not in found:
-                    found.add(name)
-                    waiting.append(name)
-        return sorted(found, key=self._order.__getitem__)
-
     def _made_of(self, tensor: str) -> list[str]:
         """The nearest judged tensors that a tensor is made of."""
         found: list[str] = []
         waiting = [tensor]
         while waiting:
-            for name in self._reads[id(self.maker[waiting.pop()])]:
+            for name in self._cutter.reads(self.maker[waiting.pop()]):
                 if name in self._judged:
                     found.append(name)
                 elif name in self.maker:
@@ -195,25 +167,11 @@ def _comparable(exact: NDArray[Any], found: NDArray[Any]) -> bool:
     return exact.shape == found.shape and bool((np.isfinite(exact) == np.isfinite(found)).all())
 
 
-def _computed_floats(proto: onnx.ModelProto, reads: dict[int, tuple[str, ...]]) -> set[str]:
+def _computed_floats(proto: onnx.ModelProto, cutter: Cutter) -> set[str]:
     """Floating-point tensors of the main graph that depend on its inputs."""
-    stored = {t.name for t in proto.graph.initializer}
-    live = {i.name for i in proto.graph.input} - stored
-    for node in proto.graph.node:
-        if live & set(reads[id(node)]):
-            live |= set(node.output)
+    live = cutter.live()
     try:
         typed = onnx.shape_inference.infer_shapes(proto).graph
     except Exception:  # a model that is broken enough: its outputs alone are judged
         return set()
     return {v.name for v in typed.value_info if v.name in live and v.type.tensor_type.elem_type in _FLOATS}
-
-
-def _reads(node: onnx.NodeProto) -> Iterable[str]:
-    """Names that a node reads, its subgraphs included."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for inner in graph.node:
-                yield from _reads(inner)
-            yield from (output.name for output in graph.output)
