@@ -287,7 +287,6 @@ class Walk:
     def problem(self, layer: Layer, seen: Observation) -> LayerProblem:
         """What is asked of a layer, and the rows that its stage showed."""
         planned = self._planned[layer.name]
-        readers = sum(p.layer.input == layer.input for p in self._plan.layers)
         return make_problem(
             layer,
             self._model.constant(layer.weight),
@@ -295,13 +294,25 @@ class Walk:
             planned.weights,
             self._grid(layer, planned.activations, seen),
             seen.rows[layer.name],
-            fit_input=readers == 1 and layer.input not in self.outputs and self._making.ranges is Ranges.SEARCHED,
+            fit_input=self._making.ranges is Ranges.SEARCHED and self._is_alone(layer),
             block=planned.block,
             target=self._config.rules,
             bounded=self._config.bounded_influence,
             tails=seen.histograms[layer.input].tails,
             refit=seen.refit and not self._config.refines,
         )
+
+    def _is_alone(self, layer: Layer) -> bool:
+        """Whether the grid of a layer's input serves that layer alone.
+
+        One that is shared with the tensor's maker does not where others read it too: what it cuts off is gone from a
+        residual path for good.
+        """
+        if layer.input in self.outputs or sum(p.layer.input == layer.input for p in self._plan.layers) > 1:
+            return False
+        shared = {t for place in self._plan.outputs if place.like == layer.input for t in (place.tensor, layer.input)}
+        tensors, final = self._model.tensors, self._model.final
+        return all(len(tensors[t].outputs) == 1 and t not in final for t in shared)
 
     def _rounded(self, planned: LayerPlan, grid: QuantParams | None) -> LayerSolution:
         """A layer's weights rounded to nearest between their extremes."""

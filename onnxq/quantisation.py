@@ -173,8 +173,8 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
         made = Made(ready, plan, network, None)
         if plainest:
             made = _judged(config, choice, folds, plainest.rewrite, prepared, made, progress)
-            assert made.judgement is not None
-            made = dataclasses.replace(made, judgement=made.judgement.without(unlike.samples))
+            if made.judgement is not None:
+                made = dataclasses.replace(made, judgement=made.judgement.without(unlike.samples))
             made = better_of(made, prepared, config, choice, feeds, folds, plainest)
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))

@@ -2,8 +2,57 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+
+# Tests run side by side, a core for each; set before the libraries that read it are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pytest
 from hypothesis import settings
+
+from onnxq import quantisation
+from onnxq.config import Config
+from onnxq.ir.model import Model
+from onnxq.progress import Listener
+from onnxq.validation.folds import Folds
+from onnxq.validation.judgement import exact_outputs, judge
+from onnxq.validation.rewrites import Choice, Plainest, Rewrite
+from onnxq.validation.unseen import Made
 
 # No test depends on the machine's speed, and the same examples are tried everywhere.
 settings.register_profile("onnxq", deadline=None, derandomize=True)
 settings.load_profile("onnxq")
+
+
+@pytest.fixture(autouse=True)
+def quick_judgement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rewrites, and one judgement of the finished network, in tests that are not marked ``unseen``.
+
+    To make a network several times from parts of its samples, and plain ones beside it, takes longer than all that
+    most tests look at.
+    """
+    if request.node.get_closest_marker("unseen") is None:
+        monkeypatch.setattr(quantisation, "judge_plain", _every_rewrite)
+        monkeypatch.setattr(quantisation, "_judged", _judged_once)
+
+
+def _every_rewrite(model: Model, config: Config, choice: Choice, folds: Folds, unlike: object = ()) -> Plainest:
+    return Plainest(Rewrite.MIGRATED if config.equalise else Rewrite.NONE, {}, {})
+
+
+def _judged_once(
+    config: Config,
+    choice: Choice,
+    folds: Folds,
+    rewrite: Rewrite,
+    prepared: Model,
+    made: Made,
+    progress: Listener,
+) -> Made:
+    if not folds.cuts:
+        return made
+    held = folds.cuts[0].judged
+    found = judge(made.model, made.plan, made.network, held, exact_outputs(prepared, held), held.indices)
+    return dataclasses.replace(made, judgement=found)

@@ -23,8 +23,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxq.config import Config
 from onnxq.pipeline import quantize
 
-ROOM = 1.0
-"""Decibels below it that are no shortcoming: the rounding of a few hundred values falls one way or the other."""
+ROOM = 3.0
+"""Decibels below it that are no shortcoming: the rounding of a few hundred values falls one way or the other, and its
+ranges end at the samples that both are judged on, where head-room for new ones costs up to two decibels."""
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "as it comes": {},
@@ -113,11 +114,12 @@ def test_a_layer_read_by_branches_is_nearly_as_close_as_rounding_its_input_and_w
     (best,) = decibels(exact, run(plain, {"x": rounded}, optimised=True))
     # What lacks to that (0.6 dB) is for weights whose products saturate nowhere, the rest for the quantiser behind the
     # layer, which an integer kernel needs and the generic target does without.
-    assert ours("if_conv", target="generic")[0] >= best - 0.8
-    assert ours("if_conv")[0] >= best - 1.5
+    # Two decibels more are head-room, which its plain counterpart does without.
+    assert ours("if_conv", target="generic")[0] >= best - 2.8
+    assert ours("if_conv")[0] >= best - 3.5
 
 
-@pytest.mark.parametrize(("kind", "floor"), [("half", 39.0), ("shared_weights", 38.5)])
+@pytest.mark.parametrize(("kind", "floor"), [("half", 38.0), ("shared_weights", 37.0)])
 def test_outputs_left_in_float_are_where_other_tools_gain_their_decibels(kind: str, floor: float) -> None:
     # The default target quantises what a layer gives out, which an integer kernel needs; the generic one does not.
     generic = ours(kind, target="generic")
