@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnxq.data import samples_in
 from onnxq.execute.ahead import one_ahead
 from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
-from onnxq.execute.memory import give_back_freed_memory
+from onnxq.execute.memory import give_back_freed_memory, return_large_blocks
 from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
@@ -69,6 +69,7 @@ class Calibration:
         folder: Path | None = None,
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
     ) -> None:
+        return_large_blocks()
         self._model = model
         self._float = Frontier(memory_limit // 64, folder)
         self._quantised = Frontier(memory_limit // 64, folder) if sequential else self._float

@@ -20,7 +20,7 @@ from onnxq.data import Data, count_samples, read_feeds
 from onnxq.emptiness import without_empty
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.errors import NotFiniteError, UnsupportedError
-from onnxq.execute.memory import free_old_graphs
+from onnxq.execute.memory import free_old_graphs, return_large_blocks
 from onnxq.fine_tuning import affordable, tuned
 from onnxq.folding import fold_constants
 from onnxq.ir.excluded import exclude
@@ -40,7 +40,7 @@ from onnxq.progress import Listener, Progress
 from onnxq.report.run import RunReport
 from onnxq.report.stage import solved_stage
 from onnxq.reporting import run_report
-from onnxq.stream import Again, Stream, batch_size, counted
+from onnxq.stream import Again, Stream, batch_within, counted
 from onnxq.ties import without_ties
 from onnxq.version import VERSION
 
@@ -93,6 +93,7 @@ class Task:
 
 def run(task: Task) -> Run:
     """One way through; samples that are wanted again are kept as long as it takes."""
+    return_large_blocks()
     with Again(task.config.memory_limit // 8) as again:
         try:
             return _way_through(task, again, {})
@@ -126,7 +127,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
         prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
-    batch = batch_size(prepared.inputs)
+    batch = batch_within(prepared, config.memory_limit)
     read = again if in_float else read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
     feeds = Stream(
         counted(iter(read), task.calibration, config, progress),
