@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import onnx
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
-from onnxq.data import Data, count_samples, read_feeds
+from onnxq.data import Data, Feed, content, read_feeds
 from onnxq.emptiness import without_empty
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.errors import NotFiniteError, UnsupportedError
@@ -131,9 +132,12 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
     read = again if in_float else read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
     feeds = Stream(
         counted(iter(read), task.calibration, config, progress),
-        again if config.tunes or exposed else None,
+        again if config.tunes or exposed or task.folder else None,
         kept=bool(in_float),
     )
+    if task.folder and not in_float:  # all samples are part of what tells runs apart
+        deque(feeds, maxlen=0)
+        feeds = Stream(iter(again), again, kept=True)
     gate = feeds.first(GATE_SAMPLES)
     asked, prepared = prepared, without_empty(prepared, gate)
     found = in_float.keys() | (prepared.in_float.keys() - asked.in_float.keys())
@@ -151,7 +155,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
             free_old_graphs()
             plan = make_plan(prepared, config, choice)
     with clock.stage("solve"):
-        mark = fingerprint(_identity(prepared, config, task.calibration, choice)) if task.folder else ""
+        mark = fingerprint(_identity(prepared, config, again, choice)) if task.folder else ""
         checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
         network = solve_network(prepared, plan, config, feeds, checkpoint, progress)
         network = dataclasses.replace(network, remarks=(*network.remarks, *told))
@@ -200,14 +204,11 @@ def opset_of(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
 
 
 def _identity(
-    model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
+    model: Model, config: Config, samples: Iterable[Feed], choice: Mapping[str, Candidate] | None
 ) -> Iterator[bytes]:
-    """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
+    """Everything the solutions depend on."""
     yield from identity(model)
     yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
     yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
-    yield str(count_samples(calibration)).encode()
-    if isinstance(calibration, (str, Path)):
-        path = Path(calibration).resolve()
-        yield f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
+    yield from content(samples)
     yield VERSION.encode()
