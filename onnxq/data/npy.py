@@ -115,6 +115,7 @@ def _fill(stream: IO[bytes], target: NDArray[np.uint8]) -> None:
 
 
 def whole(stream: IO[bytes], header: Header) -> NDArray[Any]:
+    """The array behind a header, all of it."""
     [block] = rows_of(stream, header.lifted(), 1)
     array: NDArray[Any] = block[0]
     return array

@@ -47,7 +47,10 @@ class OutputFidelity:
     left_out: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, finite numbers or null; an infinite ``sqnr_db`` becomes null beside ``equal`` 100."""
+        """JSON form, finite numbers or null; an infinite ``sqnr_db`` becomes null beside ``equal`` 100.
+
+        ``left_out`` is there only where the output is not compared.
+        """
         return {
             "sqnr_db": _number(self.sqnr_db),
             "cosine": _number(self.cosine),
@@ -58,7 +61,7 @@ class OutputFidelity:
             "equal": _number(self.equal),
             "not_finite": self.not_finite,
             "broken": self.broken,
-            "left_out": self.left_out,
+            **({} if self.left_out is None else {"left_out": self.left_out}),
         }
 
 
