@@ -35,7 +35,7 @@ def first_apart(
         feed: one batch.
         room: relative root mean square that rounding explains.
     """
-    (expected,) = simulated(model, plan, network, [feed])
+    (expected,) = simulated(model, plan, network, [feed], within=True)
     names = {tensor: _name_in(emitted, tensor, network.outputs) for tensor in expected}
     found = unoptimised_values(emitted, [name for name in names.values() if name], feed)
     for tensor, name in names.items():

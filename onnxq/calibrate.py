@@ -20,7 +20,7 @@ from onnxq.data import samples_in
 from onnxq.execute.ahead import one_ahead
 from onnxq.execute.frontier import Frontier, Step, passed, stage_feed
 from onnxq.execute.hold_out import HoldOut, KeepBack, usual
-from onnxq.execute.memory import give_back_freed_memory
+from onnxq.execute.memory import give_back_freed_memory, return_large_blocks
 from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
@@ -75,6 +75,7 @@ class Calibration:
         keep_back: KeepBack | None = None,
         rows: bool = True,
     ) -> None:
+        return_large_blocks()
         self._model = model
         self._float = Frontier(memory_limit // 64, folder)
         self._quantised = Frontier(memory_limit // 64, folder) if sequential else self._float

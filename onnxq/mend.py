@@ -12,7 +12,7 @@ Only the default target is mended: the others have their forms prescribed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import onnx
@@ -22,7 +22,7 @@ from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.emit.qdq import emit, packed
 from onnxq.execute.ort import Session
-from onnxq.gate import FaultError, pass_gate, require_finite
+from onnxq.gate import FaultError, Outputs, pass_gate, require_finite
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import to_outline
@@ -61,20 +61,26 @@ def emit_through_gate(
     """
     mending = _Mending(plan, network, config)
     expected = simulated(model, plan, network, feeds[:SIMULATED_BATCHES])
-    in_float = Session(to_outline(model), "the float model")
-    exact = [in_float.run(feed) for feed in feeds[:SIMULATED_BATCHES]]
+    exact = [outputs for _, outputs in _float_outputs(model, feeds)]
     while True:
         proto = mending.emitted(model)
         try:
-            checks = pass_gate(proto, feeds, expected, network.sqnr_db, exact)
+            checks = pass_gate(proto, feeds, expected, network.sqnr_db, exact[:SIMULATED_BATCHES])
         except FaultError as error:
             if error.room is not None:
                 raise _located(error, first_apart(model, plan, network, proto, feeds[0], error.room)) from None
             if config.rules.outputs != "kernels" or error.difference is None or not mending.remedy(error.difference):
                 raise
         else:
-            require_finite(proto, ((feed, in_float.run(feed)) for feed in every or feeds))
+            require_finite(proto, _float_outputs(model, every) if every else zip(feeds, exact, strict=True))
             return proto, checks, tuple(mending.told)
+
+
+def _float_outputs(model: Model, feeds: Iterable[Feed]) -> Iterator[tuple[Feed, Outputs]]:
+    """Each feed with what the float model makes of it; the session, a copy of the weights, goes behind the last."""
+    session = Session(to_outline(model), "the float model")
+    for feed in feeds:
+        yield feed, session.run(feed)
 
 
 def _located(error: FaultError, found: tuple[str, float] | None) -> FaultError:

@@ -34,7 +34,7 @@ from onnxq.plan import Plan, make_plan
 from onnxq.progress import Listener, silent
 from onnxq.quantisation import GATE_SAMPLES, Clock, Result, Run, Task, opset_of, prepared_model, run
 from onnxq.reporting import checked
-from onnxq.stream import Again, batch_size, counted
+from onnxq.stream import Again, batch_within, counted
 from onnxq.verify import measure_ranges
 
 
@@ -118,7 +118,7 @@ def sensitivity(
     """
     candidates = parse_candidates(config.candidates)
     prepared = prepared_model(model, config, opset_of(config, dict(enumerate(candidates))))
-    batch = batch_size(prepared.inputs)
+    batch = batch_within(prepared, config.memory_limit)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
         read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch)
@@ -142,7 +142,7 @@ def _mixed(
     """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
     prepared = prepared_model(model, config, opset_of(config, choice))
-    batch = batch_size(prepared.inputs)
+    batch = batch_within(prepared, config.memory_limit)
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
             kept.append(feed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ import onnx
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
-from onnxq.data import Data, Feed, count_samples, first_feeds, read_feeds
+from onnxq.data import Data, Feed, content, first_feeds, read_feeds
 from onnxq.emptiness import without_empty
 from onnxq.errors import NotFiniteError, UnsupportedError
-from onnxq.execute.memory import free_old_graphs
+from onnxq.execute.memory import free_old_graphs, return_large_blocks
 from onnxq.fine_tuning import affordable, tuned
 from onnxq.folding import fold_constants
 from onnxq.ir.excluded import exclude
@@ -39,7 +39,7 @@ from onnxq.progress import Listener, Progress
 from onnxq.report.run import RunReport
 from onnxq.report.stage import solved_stage
 from onnxq.reporting import run_report
-from onnxq.stream import Again, batch_size, counted
+from onnxq.stream import Again, batch_within, counted
 from onnxq.ties import without_ties
 from onnxq.validation.folds import Folds, make_folds
 from onnxq.validation.judgement import exact_outputs, judge
@@ -108,6 +108,7 @@ class Task:
 
 def run(task: Task) -> Run:
     """One way through; the samples are kept as long as it takes."""
+    return_large_blocks()
     with Again(task.config.memory_limit // 8) as again:
         try:
             return _way_through(task, again, {})
@@ -142,7 +143,7 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
         if not len(feeds):
-            batch = batch_size(prepared.inputs)
+            batch = batch_within(prepared, config.memory_limit)
             given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
             for feed in counted(given, task.calibration, config, progress):
                 feeds.append(feed)
@@ -160,7 +161,7 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
         plainest = judge_plain(prepared, config, choice, folds, unlike.samples)
         ready, plan = prepare_network(prepared, config, choice, feeds, folds, plainest)
     with clock.stage("solve"):
-        mark = fingerprint(_identity(ready, config, task.calibration, choice)) if task.folder else ""
+        mark = fingerprint(_identity(ready, config, feeds, choice)) if task.folder else ""
         checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
         network = solve_network(ready, plan, config, feeds, checkpoint, progress, Making(keep_back=folds.keep_back))
         network = dataclasses.replace(network, remarks=(*network.remarks, *told))
@@ -244,14 +245,11 @@ def opset_of(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
 
 
 def _identity(
-    model: Model, config: Config, calibration: Data, choice: Mapping[str, Candidate] | None
+    model: Model, config: Config, samples: Iterable[Feed], choice: Mapping[str, Candidate] | None
 ) -> Iterator[bytes]:
-    """Everything the solutions depend on; samples that are not files are told apart by their count alone."""
+    """Everything the solutions depend on."""
     yield from identity(model)
     yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
     yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
-    yield str(count_samples(calibration)).encode()
-    if isinstance(calibration, (str, Path)):
-        path = Path(calibration).resolve()
-        yield f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}".encode()
+    yield from content(samples)
     yield VERSION.encode()

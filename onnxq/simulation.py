@@ -16,14 +16,17 @@ from onnxq.network import NetworkSolution, by_constant
 from onnxq.plan import Plan
 
 
-def simulated(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed]) -> list[Arrays]:
-    """What the stages of the quantised network hand on, in their order, the network's outputs among it; by batch.
+def simulated(
+    model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed], *, within: bool = False
+) -> list[Arrays]:
+    """The outputs of the quantised network, by batch.
 
     Args:
         model: prepared.
         plan: of its layers.
         network: their solutions.
         feeds: batches.
+        within: what its stages hand on, in their order, too.
     """
     tables = by_constant((p.table for p in plan.tables), network.tables)
     quantised = Quantised(network.layers, network.outputs, tables)
@@ -35,6 +38,6 @@ def simulated(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequenc
             if stage.makes:
                 step = step or make_step(model, stage, arrays, quantised)
             made = step.run(arrays) if step else {}
-            kept[batch] |= made
+            kept[batch] |= made if within else {}
             ahead[batch] = passed(stage, arrays, made)
     return [before | outputs for before, outputs in zip(kept, ahead, strict=True)]

@@ -10,6 +10,7 @@ from typing import Any
 from onnxq.config import Config
 from onnxq.data import Data, Feed, count_samples, samples_in
 from onnxq.execute.spool import Spool
+from onnxq.ir.model import Model
 from onnxq.ir.tensor import TensorInfo
 from onnxq.progress import Listener, Progress
 
@@ -17,6 +18,18 @@ BATCH_ELEMENTS = 2**20
 """Input elements in a batch at most, unless a single sample has more."""
 
 LARGEST_BATCH = 64
+
+
+COPIES = 24
+"""Tensors of the largest size that are alive at a time, of two batches and of both networks."""
+
+
+def batch_within(model: Model, limit: int) -> int:
+    """Samples that are run together within so many bytes: fewer than :func:`batch_size` where these are large."""
+    usual = batch_size(model.inputs)
+    if any(i.shape and i.shape[0] is not None for i in model.inputs):
+        return usual
+    return max(1, min(usual, limit // (COPIES * max(model.largest_tensor, 1))))
 
 
 def batch_size(inputs: tuple[TensorInfo, ...]) -> int:

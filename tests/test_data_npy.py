@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.data import count_samples, read_feeds
-from onnxq.data.npy import open_npy
+from onnxq.data.npy import read_npy
 from onnxq.data.order import natural_key
 from onnxq.errors import CalibrationError
 from onnxq.ir.tensor import TensorInfo
@@ -38,9 +39,24 @@ def test_a_file_is_read_as_saved(tmp_path: Path, order: str) -> None:
     assert count_samples(path) == 9
 
 
-def test_a_file_is_mapped_and_not_loaded(tmp_path: Path) -> None:
-    array = open_npy(save(tmp_path / "x.npy", rows(9)))
-    assert not array.flags.owndata and not array.flags.writeable
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_file_is_read_some_rows_at_a_time(order: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npy", np.asarray(rows(9), order=order))
+    pieces = list(read_npy(path, 4))
+    assert [len(p) for p in pieces] == [4, 4, 1]
+    np.testing.assert_array_equal(np.concatenate(pieces), rows(9))
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error_and_not_the_end_of_the_process(
+    folder: bool, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "x.npy", np.zeros((50_000, 3), np.float32))
+    feeds = read_feeds(tmp_path if folder else path, [X], batch=1000)
+    next(feeds)
+    os.truncate(path, 100_000)
+    with pytest.raises(CalibrationError, match="changed while it was read"):
+        list(feeds)
 
 
 def test_a_file_needs_a_model_with_one_input(tmp_path: Path) -> None:

@@ -145,8 +145,7 @@ def test_the_standard_domain_may_be_written_out() -> None:
     model = build(
         "(float[N,3,8,8] x, bool c) => (float[N,4,8,8] y) { r0 = Conv<pads=[1,1,1,1]>(x,w0) "
         "r = If(c)<then_branch = t () => (float[N,8,8,8] u) { u = Relu(r0) }, "
-        "else_branch = e () => (float[N,8,8,8] v) { v = Tanh(r0) }> "
-        "y = Conv<pads=[1,1,1,1]>(r,w1) }",
+        "else_branch = e () => (float[N,8,8,8] v) { v = Tanh(r0) }> y = Conv<pads=[1,1,1,1]>(r,w1) }",
         w0=weight(1, 8, 3, 3, 3),
         w1=weight(2, 4, 8, 3, 3),
     )

@@ -7,13 +7,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from onnxq.allocation.problem import AllocationProblem, read_problem
 from onnxq.allocation.tabulate import Measuring
 from onnxq.checkpoint import Checkpoint, fingerprint
 from onnxq.config import Config
-from onnxq.data import Feed
+from onnxq.data import Feed, content
 from onnxq.ir.model import Model
 from onnxq.ir.save import identity, write_text
 from onnxq.version import VERSION
@@ -76,9 +74,5 @@ def _identity(model: Model, feeds: Sequence[Feed], config: Config, options: Meas
     )
     yield json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()
     yield json.dumps(dataclasses.asdict(options), sort_keys=True, default=str).encode()
-    for feed in feeds:
-        for name in sorted(feed):
-            array = np.asarray(feed[name])
-            yield f"{name} {array.dtype} {array.shape}".encode()
-            yield array.tobytes()
+    yield from content(feeds)
     yield VERSION.encode()

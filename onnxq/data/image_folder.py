@@ -17,6 +17,9 @@ from onnxq.data.order import files_under
 from onnxq.data.preprocess import Preprocess, prepare, read_preprocess
 from onnxq.errors import CalibrationError
 
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever it is called: for some other formats PIL starts programs on what it reads."""
+
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -80,7 +83,7 @@ class ImageFolder:
 
     def _sample(self, file: Path) -> NDArray[Any]:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 return prepare(image, self.spec)
         # A damaged file shows as whatever its decoder stumbles over.
         except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxq.data.feed import Piece, Signature
-from onnxq.data.npy import npy_header, open_npy
+from onnxq.data.npy import npy_header, read_npy
 from onnxq.data.order import files_in
 from onnxq.errors import CalibrationError
 from onnxq.ir.tensor import TensorInfo
@@ -44,15 +44,18 @@ class NpyFolder:
         return str(self.path)
 
     def pieces(self, signature: Signature, rows: int) -> Iterator[Piece]:
-        """One piece a file (or a set of files of one name), mapped."""
+        """A piece for each sample that is a file (or a set of files of one name), several for a batch."""
         columns = self._columns(signature)
         for files in zip(*columns.values(), strict=True):
-            arrays = {}
-            for info, file in zip(signature.inputs, files, strict=True):
-                array = open_npy(file)
-                alone = signature.has_sample_axis and _is_sample(array.ndim, info)
-                arrays[info.name] = array[np.newaxis] if alone else array
-            yield Piece(self._origin(files), arrays)
+            shapes = [npy_header(file).shape for file in files]
+            infos = list(zip(signature.inputs, shapes, strict=True))
+            alone = [signature.has_sample_axis and _is_sample(len(shape), info) for info, shape in infos]
+            in_step = signature.has_sample_axis and not any(alone) and all(shapes)
+            in_step = in_step and len({shape[:1] for shape in shapes}) == 1 and shapes[0][0] > 0
+            walks = [read_npy(file, rows if in_step else None) for file in files]
+            for arrays in zip(*walks, strict=True):
+                lifted = [a[np.newaxis] if one else a for a, one in zip(arrays, alone, strict=True)]
+                yield Piece(self._origin(files), dict(zip([i.name for i in signature.inputs], lifted, strict=True)))
 
     def count(self, signature: Signature | None) -> int | None:
         """Samples in all files, from the headers; ``None`` without a signature to tell samples from batches."""

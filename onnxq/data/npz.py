@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import lzma
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data.feed import Piece, Signature
-from onnxq.data.npy import Header, mapped, read_header
+from onnxq.data.npy import Header, read_header, rows_of, whole
 from onnxq.data.stacked import feeds_in
 from onnxq.data.validate import check, check_names
 from onnxq.errors import CalibrationError
 from onnxq.ir.tensor import TensorInfo
-
-_READ = 1 << 18  # bytes asked of the unpacker at a time: what it returns is copied into place and freed
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,9 @@ class NpzFile:
                 check({key: TensorInfo(key, h.dtype, h.shape) for key, h in headers.items()}, signature, self.name)
             opened = {info.name: stack.enter_context(archive.open(keys[info.name])) for info in signature.inputs}
             if not signature.has_sample_axis:
-                yield Piece(self.name, {name: _whole(stream, read_header(stream)) for name, stream in opened.items()})
+                yield Piece(self.name, {name: whole(stream, read_header(stream)) for name, stream in opened.items()})
                 return
-            walks = [_rows(stream, read_header(stream), rows) for stream in opened.values()]
+            walks = [rows_of(stream, read_header(stream), rows) for stream in opened.values()]
             for arrays in zip(*walks, strict=True):
                 yield Piece(self.name, dict(zip(opened, arrays, strict=True)))
 
@@ -98,7 +93,7 @@ def read_labels(path: str | os.PathLike[str], key: str) -> NDArray[Any]:
             listed = ", ".join(repr(name) for name in keys) or "nothing"
             raise CalibrationError(f"{file} holds no labels named {key!r}, only {listed}: name one of these")
         with archive.open(keys[key]) as stream:
-            labels = _whole(stream, read_header(stream))
+            labels = whole(stream, read_header(stream))
     if labels.ndim == 0:
         raise CalibrationError(f"{file} holds a single value as labels {key!r}: give one label per sample")
     return labels
@@ -139,38 +134,3 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Header:
         if header.nbytes != member.file_size - stream.tell():
             raise ValueError(f"the length of {member.filename} contradicts its header")
     return header
-
-
-def _rows(stream: IO[bytes], header: Header, rows: int) -> Iterator[NDArray[Any]]:
-    """The array behind a header, ``rows`` of its first axis at a time."""
-    length, *sample = header.shape
-    if header.fortran_order and header.nbytes:
-        # Column-major rows are scattered over the whole member: unpack it to the disk, not to memory.
-        with TemporaryFile() as spool:
-            shutil.copyfileobj(stream, spool)
-            spool.flush()
-            spool.seek(0)
-            array = mapped(spool, header)
-        yield from (array[start : start + rows] for start in range(0, length, rows))
-        return
-    for start in range(0, length, rows):
-        block = np.empty((min(rows, length - start), *sample), header.dtype)
-        _fill(stream, block.reshape(-1).view(np.uint8))
-        yield block
-    stream.read(1)  # at the end of the member its checksum is compared
-
-
-def _fill(stream: IO[bytes], target: NDArray[np.uint8]) -> None:
-    done = 0
-    while done < target.size:
-        got = stream.read(min(_READ, target.size - done))
-        if not got:
-            raise EOFError
-        target[done : done + len(got)] = np.frombuffer(got, np.uint8)
-        done += len(got)
-
-
-def _whole(stream: IO[bytes], header: Header) -> NDArray[Any]:
-    [block] = _rows(stream, header.lifted(), 1)
-    whole: NDArray[Any] = block[0]
-    return whole

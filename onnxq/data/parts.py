@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from onnxq.data.feed import Feed, samples_in
+
+
+def content(feeds: Iterable[Feed]) -> Iterator[bytes]:
+    """What samples hold, piece by piece: names, types, shapes and values."""
+    for feed in feeds:
+        for name in sorted(feed):
+            array = np.asarray(feed[name])
+            yield f"{name} {array.dtype} {array.shape}".encode()
+            yield array.tobytes()
 
 
 def first_feeds(feeds: Sequence[Feed], count: int) -> Sequence[Feed]:

@@ -6,7 +6,12 @@ import ctypes
 import functools
 import gc
 import sys
-from collections.abc import Callable
+
+M_MMAP_THRESHOLD = -3
+"""glibc's number of the size from which a block is one of its own."""
+
+LARGE_BLOCK = 2**20
+"""Bytes of such a block."""
 
 
 def free_old_graphs() -> None:
@@ -18,6 +23,17 @@ def free_old_graphs() -> None:
     give_back_freed_memory()
 
 
+def return_large_blocks() -> None:
+    """Let the C library hand large blocks back to the system as soon as they are freed.
+
+    glibc raises the size from which it does so to that of the largest block freed so far, up to 32 MiB: feature maps of
+    a few MiB then pile up, to several times what is in use at any moment.
+    """
+    library = _library()
+    if library is not None:
+        library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
 def give_back_freed_memory() -> None:
     """Let the C library return what was freed.
 
@@ -25,14 +41,13 @@ def give_back_freed_memory() -> None:
     feature maps that can be half a gigabyte which the process no longer uses but is charged for. Other
     C libraries return it by themselves.
     """
-    trim = _trim()
-    if trim is not None:
-        trim(0)
+    library = _library()
+    if library is not None:
+        library.malloc_trim(0)
 
 
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    function: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return function
+def _library() -> ctypes.CDLL | None:
+    """glibc; None where the C library is another."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return library if hasattr(library, "malloc_trim") else None

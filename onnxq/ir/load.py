@@ -22,6 +22,7 @@ from onnxq.ir.opset import raise_opset
 from onnxq.ir.order import sort_nodes
 from onnxq.ir.quiet import quiet
 from onnxq.ir.size import large_weights, without_large_weights
+from onnxq.ir.sparse import make_dense
 from onnxq.ir.widen import widen_half_floats
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
@@ -65,6 +66,7 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     _check(proto, name)
     if proto.functions:
         proto = inliner.inline_local_functions(proto)
+    make_dense(proto.graph)
     half = widen_half_floats(proto)
     _name_nodes(proto.graph)
     if proto.ir_version < OVERRIDABLE_IR:

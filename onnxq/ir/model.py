@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -103,6 +104,12 @@ class Model:
         return self.graph.tensors()  # type: ignore[no-any-return]
 
     @cached_property
+    def largest_tensor(self) -> int:
+        """Bytes of the largest computed tensor of the main graph for one sample, as far as sizes are known."""
+        sizes = (math.prod(d for d in t.shape if isinstance(d, int)) for t in self.tensors.values() if _is_computed(t))
+        return 4 * max(sizes, default=0)
+
+    @cached_property
     def final(self) -> frozenset[str]:
         """Names of the graph's outputs."""
         return frozenset(t.name for t in self.graph.outputs)
@@ -174,6 +181,10 @@ def _info(tensor: gs.Tensor) -> TensorInfo:
         dtype=_element_type(tensor),
         shape=None if shape is None else tuple(d if isinstance(d, int) and d > 0 else None for d in shape),
     )
+
+
+def _is_computed(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Variable) and tensor.shape is not None
 
 
 def _element_type(tensor: gs.Tensor) -> np.dtype[Any]:

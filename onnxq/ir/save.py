@@ -44,6 +44,10 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise OutputError(f"output {path} is a folder; give the path of the file to write.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"output {path} is a device or a pipe, not a file; give the path of the file to write.")
+    if path.is_symlink():
+        path = behind_links(path)
     if not path.parent.is_dir():
         raise OutputError(f"output {path}: the folder {path.parent} does not exist; create it first.")
     try:
@@ -66,6 +70,7 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     Raises:
         OutputError: the disk is full, or the place cannot be written; nothing is left behind.
     """
+    path = behind_links(path)
     with _drafted(path) as draft:
         if fits_one_message(proto):
             _write(draft, proto.SerializeToString(deterministic=True))
@@ -83,8 +88,13 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
-    with _drafted(path) as draft:
+    with _drafted(behind_links(path)) as draft:
         _write(draft, text.encode())
+
+
+def behind_links(path: Path) -> Path:
+    """The file that a path means: that which a symbolic link points to, whether it is there yet or not."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Comparison:
         classification: whether to judge outputs as class scores.
 
     Raises:
-        ModelError: the inputs or outputs differ.
+        ModelError: the inputs or outputs differ, or no output holds numbers.
         CalibrationError: the labels are not integers.
     """
 
@@ -41,6 +41,11 @@ class Comparison:
                     f"{quantized.label} has {kind} {sorted(theirs)} where {fp32.label} has {sorted(ours)};"
                     " give both models the same names"
                 )
+        if not fp32.numbers:
+            raise ModelError(
+                f"output {fp32.outputs[0]!r} of {fp32.label} is not a numeric tensor, nor is any other: nothing can be "
+                "compared"
+            )
         self._fp32, self._quantized = fp32, quantized
         self._labels = None if labels is None else _checked_labels(labels)
         self._meters = [OutputMeter(name, classification=classification) for name in fp32.outputs]

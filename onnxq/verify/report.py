@@ -61,7 +61,7 @@ class OutputFidelity:
         """JSON form, finite numbers or null.
 
         An infinite ``sqnr_db`` becomes null beside ``equal`` 100, an infinite ``sqnr_db_median`` or ``_worst`` beside
-        a ``worst_sample``.
+        a ``worst_sample``. ``left_out`` is there only where the output is not compared.
         """
         return {
             "sqnr_db": _number(self.sqnr_db),
@@ -76,7 +76,7 @@ class OutputFidelity:
             "equal": _number(self.equal),
             "not_finite": self.not_finite,
             "broken": self.broken,
-            "left_out": self.left_out,
+            **({} if self.left_out is None else {"left_out": self.left_out}),
         }
 
 

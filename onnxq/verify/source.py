@@ -31,6 +31,7 @@ class ModelSource:
         inputs: names that a feed may hold.
         required: names that a feed must hold (the others have a default).
         outputs: names, in graph order.
+        numbers: those that may hold numbers: all but tensors of text.
         not_comparable: those that a quantised model may answer otherwise without a fault, and why.
     """
 
@@ -40,6 +41,7 @@ class ModelSource:
     inputs: tuple[str, ...]
     required: tuple[str, ...]
     outputs: tuple[str, ...]
+    numbers: frozenset[str] = frozenset()
     not_comparable: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -70,6 +72,7 @@ class ModelSource:
             inputs=inputs,
             required=tuple(name for name in inputs if name not in defaults),
             outputs=outputs,
+            numbers=frozenset(v.name for v in proto.graph.output if _may_hold_numbers(v.type)),
             not_comparable={n: why for n, why in not_comparable(proto.graph).items() if n in outputs},
         )
 
@@ -140,6 +143,10 @@ def serialised(proto: onnx.ModelProto, label: str) -> bytes:
         raise ModelError(
             f"{label} cannot be serialised ({reason(error)}); save it with external data and hand over its path"
         ) from error
+
+
+def _may_hold_numbers(kind: onnx.TypeProto) -> bool:
+    return not (kind.HasField("tensor_type") and kind.tensor_type.elem_type == onnx.TensorProto.STRING)
 
 
 def _external_bytes(proto: onnx.ModelProto, folder: Path | None, label: str) -> int:
