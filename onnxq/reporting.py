@@ -96,7 +96,7 @@ def run_report(
         judged_by=_judged_by(folds),
         judged=len(made.judgement.samples) if made.judgement else 0,
         unseen=unseen,
-        simulated_sqnr_db=dict.fromkeys(network.sqnr_db) | {quality.output: quality.sqnr_db for quality in unseen},
+        simulated_sqnr_db=dict.fromkeys(network.sqnr_db) | _figures(unseen),
         loads=checks,
         fp32=size,
         quantized=model_bytes(proto),
@@ -191,7 +191,7 @@ def adapted_report(
         judged_by="hold-out" if judgement else "nothing",
         judged=len(judgement.samples) if judgement else 0,
         unseen=unseen,
-        simulated_sqnr_db={quality.output: quality.sqnr_db for quality in unseen},
+        simulated_sqnr_db=_figures(unseen),
         adapted=samples,
         loads=checks,
         quantized=model_bytes(proto),
@@ -206,6 +206,11 @@ def _beside_layers(plan: Plan) -> Iterator[Remark]:
         yield Remark(
             planned.table.name, f"rows of its table of {planned.table.parameters} are stored at {planned.bits} bits"
         )
+
+
+def _figures(unseen: Iterable[OutputQuality]) -> dict[str, float | None]:
+    """Signal to noise of each output; None where it is not known, or there is no noise."""
+    return {quality.output: quality.sqnr_db if quality.known else None for quality in unseen}
 
 
 def _judged_by(folds: Folds) -> JudgedBy:

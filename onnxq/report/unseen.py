@@ -23,7 +23,8 @@ def tell_unseen(report: RunReport) -> str:
             continue
         sure = "" if q.error_db is None else f" ± {q.error_db:.1f}"
         each = "" if q.median_db is None else f" (median sample {q.median_db:.1f}, worst {q.worst_db:.1f})"
-        told.append(f"{printable(q.output)} {q.sqnr_db:.1f}{sure} dB{each}")
+        open_still = "" if q.known else ", which is too few samples to know"
+        told.append(f"{printable(q.output)} {q.sqnr_db:.1f}{sure} dB{each}{open_still}")
     judged = {q.output for q in report.unseen}
     told += [f"{printable(name)} as noted" for name in report.simulated_sqnr_db if name not in judged]
     kept = f"{report.judged:,} of {report.samples:,} samples, which were not fitted"

@@ -68,10 +68,9 @@ def _ranges(feed: Feed) -> Mapping[str, tuple[NDArray[np.float64], NDArray[np.fl
 def _apart(reach: NDArray[np.float64]) -> NDArray[np.intp]:
     """Indices of the few samples that reach far beyond all others, in their order."""
     order = np.argsort(-reach, kind="stable")
-    for count in range(1, len(reach) // SHARE + 1):
-        if 0 < APART * reach[order[count]] < reach[order[count - 1]]:
-            return np.sort(order[:count])
-    return order[:0]
+    counts = range(1, len(reach) // SHARE + 1)
+    gaps = [count for count in counts if 0 < APART * reach[order[count]] < reach[order[count - 1]]]
+    return np.sort(order[: max(gaps, default=0)])
 
 
 def _remark(name: str, few: NDArray[np.intp], low: NDArray[np.float64], high: NDArray[np.float64]) -> Remark:

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from onnxq.validation.judgement import Judgement
 
 
+SURE_DB = 2.0
+"""Standard error beyond which a figure is a guess."""
+
+
 @dataclass(frozen=True)
 class OutputQuality:
     """One output on samples that were not fitted.
@@ -31,6 +35,11 @@ class OutputQuality:
     median_db: float | None
     worst_db: float | None
     worst_sample: int | None
+
+    @property
+    def known(self) -> bool:
+        """Whether the samples are enough to tell the whole from: its standard error is not beyond 2 dB."""
+        return self.sqnr_db is None or (self.error_db is not None and self.error_db <= SURE_DB)
 
 
 def output_qualities(judgement: Judgement) -> tuple[OutputQuality, ...]:

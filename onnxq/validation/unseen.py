@@ -29,6 +29,10 @@ SURE = 2.0
 """Standard errors by which it has to lose."""
 
 
+FEWEST = 4
+"""Samples by which it can be said to lose, at least."""
+
+
 @dataclass(frozen=True)
 class Made:
     """A quantised network and what is known of it.
@@ -137,7 +141,7 @@ def better_of(
 def _loses(ours: Judgement, rival: Judgement, room: float) -> bool:
     """Whether a network errs more than a plain one, beyond chance."""
     count = len(rival.samples)
-    if count < 2 or ours.error <= room * rival.error:
+    if count < FEWEST or ours.error <= room * rival.error:
         return False
     gap = np.log(np.maximum(ours.errors, 1e-30) / np.maximum(rival.errors, 1e-30))
     return bool(gap.mean() > SURE * gap.std(ddof=1) / np.sqrt(count))
