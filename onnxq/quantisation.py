@@ -42,9 +42,9 @@ from onnxq.reporting import run_report
 from onnxq.stream import Again, batch_within, counted
 from onnxq.ties import without_ties
 from onnxq.validation.folds import Folds, make_folds
-from onnxq.validation.judgement import exact_outputs, judge
+from onnxq.validation.judgement import Judgement, exact_outputs, judge
 from onnxq.validation.outliers import find_unlike
-from onnxq.validation.rewrites import Choice, Rewrite, judge_plain
+from onnxq.validation.rewrites import LARGE, Choice, Plainest, judge_plain
 from onnxq.validation.unseen import Made, better_of, cross_fitted, prepare_network
 from onnxq.verify import LevelCheck
 from onnxq.version import VERSION
@@ -159,6 +159,9 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
     with clock.stage("compare"):
         progress(Progress("compare", 0, None))
         plainest = judge_plain(prepared, config, choice, folds, unlike.samples)
+        judgement = _crossed(config, choice, folds, plainest, prepared, progress)
+        if weights > LARGE:
+            free_old_graphs()
         ready, plan = prepare_network(prepared, config, choice, feeds, folds, plainest)
     with clock.stage("solve"):
         mark = fingerprint(_identity(ready, config, feeds, choice)) if task.folder else ""
@@ -171,12 +174,13 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
             network, told_of = tuned(ready, plan, network, feeds, config, progress)
             stages.append(told_of)
     with clock.stage("judge"):
-        made = Made(ready, plan, network, None)
-        if plainest:
-            made = _judged(config, choice, folds, plainest.rewrite, prepared, made, progress)
-            if made.judgement is not None:
-                made = dataclasses.replace(made, judgement=made.judgement.without(unlike.samples))
-            made = better_of(made, prepared, config, choice, feeds, folds, plainest)
+        made = _judged(Made(ready, plan, network, judgement), prepared, folds)
+        if made.judgement is not None:
+            made = dataclasses.replace(made, judgement=made.judgement.without(unlike.samples))
+        made = better_of(made, prepared, config, choice, feeds, folds, plainest)
+    del asked, prepared, ready  # what is no longer needed of a large model is as large
+    if weights > LARGE:
+        free_old_graphs()
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
         made, proto, checks = _verified(made, config, gate, feeds if exposed else ())
@@ -184,25 +188,28 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
     return Run(Result(model=proto, report=report), made.model, made.plan, made.network, gate)
 
 
-def _judged(
-    config: Config, choice: Choice, folds: Folds, rewrite: Rewrite, prepared: Model, made: Made, progress: Listener
-) -> Made:
-    """A network with what it does to samples that it was not made from, where there are any."""
-    if not folds.cuts:
-        return made
+def _crossed(
+    config: Config, choice: Choice, folds: Folds, plainest: Plainest | None, prepared: Model, progress: Listener
+) -> Judgement | None:
+    """What networks made from parts of few samples do on the rest of them; None where there are many, or one."""
+    if plainest is None or not folds.crossed:
+        return None
     done = 0
 
     def tell() -> None:
         nonlocal done
         done += 1
-        progress(Progress("judge", done, len(folds.cuts)))
+        progress(Progress("compare", done, len(folds.cuts)))
 
-    progress(Progress("judge", 0, len(folds.cuts)))
-    if folds.crossed:
-        return dataclasses.replace(made, judgement=cross_fitted(prepared, config, choice, folds, rewrite, tell))
+    return cross_fitted(prepared, config, choice, folds, plainest.rewrite, tell)
+
+
+def _judged(made: Made, prepared: Model, folds: Folds) -> Made:
+    """A network with what it does to the samples that were kept from it, where there are any."""
+    if made.judgement is not None or not folds.cuts:
+        return made
     held = folds.cuts[0].judged
     found = judge(made.model, made.plan, made.network, held, exact_outputs(prepared, held), held.indices)
-    tell()
     return dataclasses.replace(made, judgement=found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 # Tests run side by side, a core for each; set before the libraries that read it are loaded.
@@ -15,11 +14,8 @@ from hypothesis import settings
 from onnxq import quantisation
 from onnxq.config import Config
 from onnxq.ir.model import Model
-from onnxq.progress import Listener
 from onnxq.validation.folds import Folds
-from onnxq.validation.judgement import exact_outputs, judge
 from onnxq.validation.rewrites import Choice, Plainest, Rewrite
-from onnxq.validation.unseen import Made
 
 # No test depends on the machine's speed, and the same examples are tried everywhere.
 settings.register_profile("onnxq", deadline=None, derandomize=True)
@@ -35,24 +31,8 @@ def quick_judgement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """
     if request.node.get_closest_marker("unseen") is None:
         monkeypatch.setattr(quantisation, "judge_plain", _every_rewrite)
-        monkeypatch.setattr(quantisation, "_judged", _judged_once)
+        monkeypatch.setattr(quantisation, "_crossed", lambda *_: None)  # then it is judged by the first cut
 
 
 def _every_rewrite(model: Model, config: Config, choice: Choice, folds: Folds, unlike: object = ()) -> Plainest:
     return Plainest(Rewrite.MIGRATED if config.equalise else Rewrite.NONE, {}, {})
-
-
-def _judged_once(
-    config: Config,
-    choice: Choice,
-    folds: Folds,
-    rewrite: Rewrite,
-    prepared: Model,
-    made: Made,
-    progress: Listener,
-) -> Made:
-    if not folds.cuts:
-        return made
-    held = folds.cuts[0].judged
-    found = judge(made.model, made.plan, made.network, held, exact_outputs(prepared, held), held.indices)
-    return dataclasses.replace(made, judgement=found)

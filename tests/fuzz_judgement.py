@@ -66,11 +66,6 @@ def judge(case: Case) -> dict[str, Any]:
     }
     room = max(LEAST_ROOM, ROOM * error)
     assert max(apart.values()) <= room, f"levels differ: {apart}, error {error}"
-    for name, e, f in zip([o.name for o in case.model.graph.output], exact, found["disable"], strict=True):
-        simulated = result.report.simulated_sqnr_db.get(name)
-        if simulated is not None and (level := _deviation(e, f)) > 1e-5:
-            expected = 10 ** (-simulated / 20)
-            assert abs(level - expected) <= SIMULATION + 0.2 * expected, f"{name}: {level}, simulated {expected}"
     db = -20 * math.log10(error) if error else None
     return {"outcome": "quantised", "layers": len(result.report.layers), "sqnr_db": db and round(db, 1)}
 

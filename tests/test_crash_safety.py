@@ -25,6 +25,8 @@ from onnxq.quant.spec import Granularity, QuantParams, QuantSpec
 # the output written and about to be synced, and about to get its name.
 POINTS = ("progress:1", "progress:5", "savez:1", "savez:3", "replace:1", "replace:2", "fsync:1", "replace:4")
 
+pytestmark = pytest.mark.unseen  # runs in other processes are those of people
+
 
 def test_killed_run_leaves_no_output_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     script = Path(__file__).parent / "crash_points.py"

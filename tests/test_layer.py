@@ -128,7 +128,7 @@ def test_a_relu_inside_a_branch_is_no_clipping_and_layers_inside_are_left_with_a
     [
         ("float[N,6] x, float[N,6,6] z", "MatMul(z, x)", "product of two activations"),
         ("float[N,6] x, float[6,6] z", "Gemm(x, z)", "computed or fed by the caller"),
-        ("float[6,N] x", "MatMul(w, x)", "computed or fed by the caller"),
+        ("float[6,N] x", "MatMul(w, x)", "its weight stands first"),
         ("float[N,6] x", "Gemm(w, v)", "data input is a constant"),
         ("double[N,6] x", "MatMul(x, wide)", "float64, not float32"),
         ("float[N,6] x", "MatMul(x, empty)", "is empty"),

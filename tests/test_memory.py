@@ -69,6 +69,7 @@ def test_peaks_stay_within_a_few_times_the_model(folder: Path) -> None:
     size = LAYERS * 4 * WIDTH * WIDTH
     float_model, small, samples = folder / "float.onnx", folder / "small.onnx", folder / "samples.npz"
     options = ("--calibration", samples, "--config", folder / "options.toml")
-    # Between 3.3 and 3.8 times, by how long the system keeps pages of the files that were read.
-    assert grown("quantize", float_model, "-o", small, *options) < 4 * size
+    # Between 4.1 and 4.5 times, by how long the system keeps pages of the files that were read: the network as it was
+    # and as it is rewritten are held beside each other while one is judged against the other.
+    assert grown("quantize", float_model, "-o", small, *options) < 4.8 * size
     assert grown("verify", float_model, small, "--data", samples) < 2.5 * size

@@ -141,7 +141,7 @@ def test_scaled_entries_run_one_candidate_a_layer_and_follow_the_errors_of_its_o
 
 
 def test_outputs_that_are_no_class_scores_are_compared_by_squared_error() -> None:
-    model, feed = prepared(relu_chain()), {"x": images(24)}
+    model, feed = prepared(relu_chain()), {"x": images(40)}
     choices = make_choices(model, (Candidate(3, 32),), PARALLEL)
     table = measure_sensitivities(model, choices, [feed], PARALLEL)
     network = solved(model, feed, everywhere(model, Candidate(3, 32)))

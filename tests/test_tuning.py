@@ -225,7 +225,7 @@ def test_a_harmful_rate_gives_back_the_start(case: Solved) -> None:
 def test_a_gain_whose_class_scores_diverge_more_is_not_kept(case: Solved, monkeypatch: pytest.MonkeyPatch) -> None:
     # Brought back to where it came from, every iterate diverges less: turned round, that counts as more.
     monkeypatch.setattr("onnxq.solve.simulated.divergence", lambda wanted, made: -divergence(wanted, made))
-    moved = moved_away(case, "c0")
+    moved = moved_away(case, "c1")
     found = case.tune(replace(FAST, rate=0.03), moved)
     assert found.outcome is Outcome.NO_GAIN and found.layers == moved
 

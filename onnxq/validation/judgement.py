@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data import Feed, samples_in
-from onnxq.execute.chain import Chain, Quantised
+from onnxq.execute.chain import Quantised, make_step
+from onnxq.execute.frontier import passed
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
-from onnxq.ir.stage import split_stages
+from onnxq.ir.stage import Stage, split_stages
 from onnxq.network import NetworkSolution, by_constant
 from onnxq.plan import Plan
 from onnxq.verify import is_numeric
 
 Double = NDArray[np.float64]
+
+TOGETHER = 32
+"""Samples whose tensors between two stages are held together."""
 
 LARGEST_ERROR = 100.0
 """Error of a sample, relative to its signal, beyond which it makes no difference any more."""
@@ -113,14 +117,12 @@ def judge(
     """
     tables = by_constant((p.table for p in plan.tables), network.tables)
     quantised = Quantised(network.layers, network.outputs, tables)
-    chain = Chain(model, split_stages(model, [p.layer for p in plan.layers]), quantised)
+    stages = split_stages(model, [p.layer for p in plan.layers])
     signal: dict[str, list[Double]] = {}
     noise: dict[str, list[Double]] = {}
-    for feed, wanted in zip(feeds, exact, strict=True):
-        made = chain.run({name: np.asarray(value) for name, value in feed.items()}, 0)
-        count = samples_in(feed)
+    for feed, wanted, made in zip(feeds, exact, _run(model, stages, quantised, feeds), strict=True):
         for name, values in wanted.items():
-            power, error = _by_sample(values, made[name], count)
+            power, error = _by_sample(values, made[name], samples_in(feed))
             signal.setdefault(name, []).append(power)
             noise.setdefault(name, []).append(error)
     total = sum(samples_in(feed) for feed in feeds)
@@ -131,15 +133,30 @@ def judge(
     )
 
 
+def _run(model: Model, stages: Sequence[Stage], quantised: Quantised, feeds: Sequence[Feed]) -> Iterator[Arrays]:
+    """The quantised network's outputs for each feed; one stage is ready to run at a time, for a few feeds together."""
+    first = 0
+    while first < len(feeds):
+        ahead: list[Arrays] = []
+        while first < len(feeds) and (not ahead or sum(map(samples_in, ahead)) < TOGETHER):
+            ahead.append({name: np.asarray(value) for name, value in feeds[first].items()})
+            first += 1
+        for stage in stages:
+            step = make_step(model, stage, ahead[0], quantised) if stage.makes else None
+            ahead = [passed(stage, arrays, step.run(arrays) if step else {}) for arrays in ahead]
+        yield from ahead
+
+
 def _by_sample(exact: NDArray[np.generic], made: NDArray[np.generic], samples: int) -> tuple[Double, Double]:
     """Power of an output and of its error, (samples,); that of the batch spread evenly where it is not cut."""
     y, found = exact.astype(np.float64), made.astype(np.float64)
     if y.shape != found.shape:
         return np.zeros(samples), np.zeros(samples)  # lengths that depend on values are not compared
-    known = np.isfinite(y)
-    square = np.where(known, y * y, 0.0)
-    gap = np.where(known, np.where(np.isfinite(found), found - y, math.inf), 0.0)
-    error = gap * gap
+    known, told = np.isfinite(y), np.isfinite(found)
+    square = np.square(np.where(known, y, 0.0))
+    error = np.square(np.subtract(found, y, out=np.zeros_like(y), where=known & told))
+    if known.all():  # an output that is not finite in float either is compared where it is finite in both
+        error = np.where(told, error, math.inf)
     if not y.ndim or not samples or len(y) % samples:
         share = max(samples, 1)
         return np.full(share, square.sum() / share), np.full(share, error.sum() / share)

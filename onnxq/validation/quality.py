@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from onnxq.validation.judgement import Judgement
 
-
 SURE_DB = 2.0
 """Standard error beyond which a figure is a guess."""
 

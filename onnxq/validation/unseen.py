@@ -95,6 +95,7 @@ def cross_fitted(
         plan = make_plan(ready, light, choice)
         network = solve_network(ready, plan, light, cut.fitted, Checkpoint(None, "", resume=False), silent)
         parts.append(judge(ready, plan, network, cut.judged, exact_outputs(model, cut.judged), cut.judged.indices))
+        del ready, plan, network
         tell()
     return together(parts)
 
