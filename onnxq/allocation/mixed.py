@@ -18,7 +18,7 @@ from onnxq.allocation.tabulate import Measuring, one_run, tabulate
 from onnxq.budget import Budget, parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
-from onnxq.data import Feed, first_feeds, samples_in
+from onnxq.data import Feed, samples_in, set_apart
 from onnxq.equalisation import RANGE_SAMPLES, equalised
 from onnxq.execute.hold_out import HOLD_OUT, HoldOut
 from onnxq.execute.ort import Session
@@ -29,8 +29,9 @@ from onnxq.ir.tensor import has_fixed_batch
 from onnxq.migration import MIGRATED, migrated
 from onnxq.plan import make_plan, without_chosen
 from onnxq.progress import Listener
+from onnxq.validation.rewrites import first_samples
 
-FEWEST_HELD = 8
+FEWEST_HELD = 4
 """Samples held out from fitting below which a loss is measured on all."""
 
 SIZE_ROUNDS = 5
@@ -73,7 +74,8 @@ def tables_for(
 ) -> AllocationProblem:
     """The tables of a prepared model at the configuration's candidates."""
     candidates = parse_candidates(config.candidates)
-    few = first_feeds(feeds, RANGE_SAMPLES)
+    fitted, _ = set_apart(feeds, config.table_samples, whole=has_fixed_batch(model.inputs))
+    few = first_samples(fitted, RANGE_SAMPLES)  # not those that judge
     groups = alike(candidates) if options.method == "full" else [list(candidates)]
     ready = [(equalised_for(model, choice_for_all(model, g, config), few, config), g) for g in groups]
     return tabulate(model, ready, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
@@ -98,7 +100,7 @@ def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], conf
         return allocate_timed(model, problem, budgets, config, one_run(feeds[0], model))
 
     def model_for(found: BitAllocation) -> Model:
-        few = first_feeds(feeds, RANGE_SAMPLES)
+        few = first_samples(feeds, RANGE_SAMPLES)
         return migrated(model, make_plan(model, config, found.choice), few) if config.equalise else model
 
     found = allocate(problem, budgets)

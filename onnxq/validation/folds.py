@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from onnxq.data import Feed, samples_in
 from onnxq.execute.hold_out import FEW, HoldOut, KeepBack
 
-MOST_FOLDS, FEW_FOLDS, ENOUGH_FOR_FEW = 3, 2, 16
-"""Times that a network is made for cross-fitting: twice where there are two samples, or from 16 on where it takes long,
-for half of them is enough to fit then; otherwise three times."""
+FOLDS = {True: 6, False: 3}
+"""Times that a network is made for cross-fitting, by whether it is small: the more, the less samples each lacks. As
+often as there are samples, where these are fewer."""
+
+FEW_FOLDS, ENOUGH_FOR_FEW = {True: 3, False: 2}, {True: FEW, False: 16}
+"""Times where there are so many samples that half of them, or two thirds, are enough to fit."""
 
 SMALL, ENOUGH_FOR_SMALL = 300_000, 128
 """A network of so many weights at most is cross-fitted up to so many samples, for it takes seconds."""
@@ -104,7 +107,7 @@ def make_folds(feeds: Sequence[Feed], *, whole: bool, weights: int) -> Folds:
     small = weights <= SMALL
     if units >= (ENOUGH_FOR_SMALL if small else FEW):
         return Folds((_cut(feeds, counts, HoldOut(units, whole).fitted),), False)
-    number = FEW_FOLDS if units >= ENOUGH_FOR_FEW and not small else min(units, MOST_FOLDS)
+    number = FEW_FOLDS[small] if units >= ENOUGH_FOR_FEW[small] else min(units, FOLDS[small])
 
     def outside(fold: int) -> Callable[[int, int, int], NDArray[np.bool_]]:
         def fitted(batch: int, start: int, count: int) -> NDArray[np.bool_]:

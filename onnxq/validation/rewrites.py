@@ -8,7 +8,7 @@ value seen, which every quantiser makes, is judged beside them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -159,7 +159,7 @@ class _Trial:
         }
 
 
-def first_samples(part: Sequence[Feed], count: int) -> list[Feed]:
+def first_samples(part: Iterable[Feed], count: int) -> list[Feed]:
     """The first feeds that hold so many samples, at least one."""
     found: list[Feed] = []
     left = count

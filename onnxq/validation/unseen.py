@@ -12,7 +12,7 @@ from onnxq.config import Config
 from onnxq.data import Feed
 from onnxq.equalisation import RANGE_SAMPLES
 from onnxq.ir.model import Model, Remark
-from onnxq.network import NetworkSolution, Ranges, solve_network
+from onnxq.network import Making, NetworkSolution, Ranges, solve_network
 from onnxq.plan import Plan, make_plan
 from onnxq.progress import silent
 from onnxq.validation.folds import Folds
@@ -93,7 +93,8 @@ def cross_fitted(
     for cut in folds.cuts:
         ready = rewritten(model, light, choice, first_samples(cut.fitted, RANGE_SAMPLES), rewrite)
         plan = make_plan(ready, light, choice)
-        network = solve_network(ready, plan, light, cut.fitted, Checkpoint(None, "", resume=False), silent)
+        nowhere = Checkpoint(None, "", resume=False)
+        network = solve_network(ready, plan, light, cut.fitted, nowhere, silent, Making(keep_back=folds.keep_back))
         parts.append(judge(ready, plan, network, cut.judged, exact_outputs(model, cut.judged), cut.judged.indices))
         del ready, plan, network
         tell()
