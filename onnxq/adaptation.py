@@ -51,6 +51,8 @@ def adapted(run: Run, config: Config, feeds: Iterable[Feed], progress: Listener)
 
 def _attempt(run: Run, config: Config, feeds: Again, progress: Listener) -> Run:
     """The run with new ranges and moments, or with the word that they were no gain."""
+    if sum(map(samples_in, feeds)) < 2:
+        return _left(run, "one sample cannot tell whether others gain by it")
     try:
         found = reranged(run.model, run.plan, run.network, config, feeds, progress)
     except NoRoomError:

@@ -45,6 +45,9 @@ Array = NDArray[np.float32]
 RANGE_SAMPLES = 64
 """Calibration samples over which the ranges of channels are taken."""
 
+LARGEST = 1e15
+"""Magnitude of values beyond which float32 cannot hold their power."""
+
 STRENGTHS = np.linspace(0.0, 1.0, 9)
 
 LARGEST_FACTOR = 32.0
@@ -75,6 +78,7 @@ def equalised(model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: 
     planned = {p.layer.name: p for p in plan.layers}
     share = PROPAGATED if second_order else 1.0
     factors = []
+    groups = tuple(g for g in groups if all(extremes[n].reach < LARGEST for n in g.quantised))
     for group in groups:
         weights = {r.name: weight_matrix(r, model.constant(r.weight)) for r in group.readers}
         factors.append(best_factors(group, extremes, planned, weights, share))

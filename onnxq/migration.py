@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxq.config import FLOAT_BITS
 from onnxq.data import Feed
-from onnxq.equalisation import weight_noise
+from onnxq.equalisation import LARGEST, weight_noise
 from onnxq.execute.rows import rows_of_tensors
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, weight_matrix
@@ -101,7 +101,7 @@ def best_factors(model: Model, site: Site, rows: Array, planned: Mapping[str, La
     """
     weights = [weight_matrix(layer, model.constant(layer.weight)) for layer in site.readers]
     fitted, judged = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    if not len(fitted):
+    if not len(fitted) or np.abs(rows).max(initial=0) > LARGEST:
         return None
     power = np.square(judged).mean(axis=0)
     signals = [max(_power_at_output(layer, power, w), 1e-30) for layer, w in zip(site.readers, weights, strict=True)]

@@ -41,7 +41,7 @@ from onnxq.report.stage import solved_stage
 from onnxq.reporting import run_report
 from onnxq.stream import Again, batch_within, counted
 from onnxq.ties import without_ties
-from onnxq.validation.folds import Folds, make_folds
+from onnxq.validation.folds import Folds, make_folds, without
 from onnxq.validation.judgement import Judgement, exact_outputs, judge
 from onnxq.validation.outliers import find_unlike
 from onnxq.validation.rewrites import LARGE, Choice, Plainest, judge_plain
@@ -127,12 +127,12 @@ def run(task: Task) -> Run:
                 raise error from None
 
 
-def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
+def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
     """One attempt.
 
     Args:
         task: what is asked for.
-        feeds: keeps the samples; those it holds already are read from it.
+        again: keeps the samples; those it holds already are read from it.
         in_float: layers to leave in float, and why.
     """
     config, choice, progress = task.config, task.choice, task.progress
@@ -142,23 +142,24 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
         prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
-        if not len(feeds):
+        if not len(again):
             batch = batch_within(prepared, config.memory_limit)
             given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
             for feed in counted(given, task.calibration, config, progress):
-                feeds.append(feed)
+                again.append(feed)
+    unlike, whole = find_unlike(again), has_fixed_batch(prepared.inputs)
+    feeds = without(again, unlike.samples, whole=whole)
     gate = list(first_feeds(feeds, GATE_SAMPLES))
     asked, prepared = prepared, without_empty(prepared, gate)
     found = in_float.keys() | (prepared.in_float.keys() - asked.in_float.keys())
     choice = choice and {name: bits for name, bits in choice.items() if name not in found}
     plan = make_plan(prepared, config, choice)
-    unlike = find_unlike(feeds)
     weights = sum(p.layer.parameters for p in plan.layers)
-    folds = make_folds(feeds, whole=has_fixed_batch(prepared.inputs), weights=weights)
+    folds = make_folds(feeds, whole=whole, weights=weights)
     config, told = affordable(config, prepared, plan, gate[0])
     with clock.stage("compare"):
         progress(Progress("compare", 0, None))
-        plainest = judge_plain(prepared, config, choice, folds, unlike.samples)
+        plainest = judge_plain(prepared, config, choice, folds)
         judgement = _crossed(config, choice, folds, plainest, prepared, progress)
         if weights > LARGE:
             free_old_graphs()
@@ -175,9 +176,10 @@ def _way_through(task: Task, feeds: Again, in_float: Mapping[str, str]) -> Run:
             stages.append(told_of)
     with clock.stage("judge"):
         made = _judged(Made(ready, plan, network, judgement), prepared, folds)
-        if made.judgement is not None:
-            made = dataclasses.replace(made, judgement=made.judgement.without(unlike.samples))
         made = better_of(made, prepared, config, choice, feeds, folds, plainest)
+        if made.judgement is not None:  # told by the samples' places in the set as it came
+            places = feeds.indices[made.judgement.samples]
+            made = dataclasses.replace(made, judgement=dataclasses.replace(made.judgement, samples=places))
     del asked, prepared, ready  # what is no longer needed of a large model is as large
     if weights > LARGE:
         free_old_graphs()

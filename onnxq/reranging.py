@@ -71,7 +71,7 @@ class Reranged:
 def reranged(
     model: Model, plan: Plan, network: NetworkSolution, config: Config, feeds: Sequence[Feed], progress: Listener
 ) -> Reranged:
-    """A solved network with ranges and moments of new samples; every eighth of these is held back to judge by.
+    """A solved network with ranges and moments of new samples; an eighth, at least one, is held back to judge by.
 
     Ranges are searched; where that is no gain, they go from the smallest to the largest value, as those of a network
     whose ranges were found so may have to.
@@ -89,7 +89,7 @@ def reranged(
         NoRoomError: as it says.
     """
     total, whole = sum(map(samples_in, feeds)), has_fixed_batch(model.inputs)
-    most = min(total // HOLD_OUT, MOST_JUDGED, 1 + config.memory_limit // HELD_SHARE // _sample_bytes(feeds[0]))
+    most = min(max(total // HOLD_OUT, 1), MOST_JUDGED, 1 + config.memory_limit // HELD_SHARE // _sample_bytes(feeds[0]))
     _, judged = set_apart(feeds, most, whole=whole)
     held = sum(map(samples_in, judged))
     before, _ = _error(model, plan, network, judged)

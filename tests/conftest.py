@@ -34,5 +34,5 @@ def quick_judgement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(quantisation, "_crossed", lambda *_: None)  # then it is judged by the first cut
 
 
-def _every_rewrite(model: Model, config: Config, choice: Choice, folds: Folds, unlike: object = ()) -> Plainest:
+def _every_rewrite(model: Model, config: Config, choice: Choice, folds: Folds) -> Plainest:
     return Plainest(Rewrite.MIGRATED if config.equalise else Rewrite.NONE, {}, {})

@@ -68,7 +68,7 @@ def test_what_is_told_is_what_new_samples_show(samples: int) -> None:
         assert result.report.judged <= (20 if samples == 160 else samples)
     gap = np.subtract(told, fresh)
     # One draw holds none of the rows that two thousand new ones have: what it has not seen, it cannot tell.
-    assert samples == 4 or np.median(np.abs(gap)) < 2
+    assert samples == 4 or np.median(np.abs(gap)) < (3 if samples == 16 else 2)
     assert samples == 4 or np.sort(gap)[-2] < 4
 
 
@@ -166,26 +166,46 @@ def test_a_clip_keeps_rare_channels_as_they_are() -> None:
     assert found[0] > found[1] - 0.5
 
 
-def test_one_wrong_sample_is_named_and_the_others_keep_their_answers() -> None:
-    model, new = mlp(0), rows(100, 500)
-    regular = fresh_db(model, onnxq.quantize(model, rows(0, 64)).model, new)
-    for factor in (255.0, 1e4, 1e6):
-        x = rows(0, 64)
-        x[17] *= np.float32(factor)
-        result = onnxq.quantize(model, x)
-        (note,) = (n.reason for n in result.report.notes if "far outside the range" in n.reason)
-        assert "sample 17 (" in note and f"{x[17].max():.4g}" in note
-        assert f"{np.delete(x, 17, axis=0).max():.4g}" in note
-        assert fresh_db(model, result.model, new) > regular - 4
-        assert result.report.ok and 17 not in [q.worst_sample for q in result.report.unseen]
+@pytest.mark.parametrize(("samples", "place"), [(64, 17), (9, 0), (9, 8), (3, 1)])
+@pytest.mark.parametrize("options", [{}, {"activations": 32}, {"weights": 4, "activations": 32}])
+def test_a_wrong_sample_is_named_and_left_out(samples: int, place: int, options: dict[str, int]) -> None:
+    model, x, new = mlp(0), rows(0, samples), rows(100, 500)
+    config = onnxq.Config(**options)  # type: ignore[arg-type]
+    regular = fresh_db(model, onnxq.quantize(model, np.delete(x, place, axis=0), config).model, new)
+    x[place] *= np.float32(1e4)
+    result = onnxq.quantize(model, x, config)
+    (note,) = (n.reason for n in result.report.notes if "far outside the range" in n.reason)
+    assert f"sample {place} (" in note and f"{x[place].max():.4g}" in note and "is left out" in note
+    assert f"{np.delete(x, place, axis=0).max():.4g}" in note
+    assert fresh_db(model, result.model, new) == pytest.approx(regular, abs=1e-6)
+    assert result.report.ok and place not in [q.worst_sample for q in result.report.unseen]
+
+
+def test_a_sample_somewhat_apart_is_named_and_kept() -> None:
+    x = rows(0, 64)
+    x[17] *= np.float32(20)
+    result = onnxq.quantize(mlp(0), x)
+    (note,) = (n.reason for n in result.report.notes if "far outside the range" in n.reason)
+    assert "sample 17 (" in note and "counts for less in the ranges" in note
 
 
 def test_samples_that_differ_step_by_step_are_no_outliers() -> None:
     x = rows(0, 64) * np.geomspace(0.01, 10, 64).astype(np.float32)[:, None]
-    assert find_unlike([{"x": x}]).samples == frozenset()
+    assert find_unlike([{"x": x}]).remarks == ()
     x[[3, 40]] *= np.float32(1e6)
     x[5] = 0
     assert find_unlike([{"x": x[:32]}, {"x": x[32:]}]).samples == {3, 40}
+    assert find_unlike([{"x": x[2:4]}]).samples == frozenset()  # of two, none is unlike the others
+
+
+def test_values_beyond_what_float32_can_square_are_quantised_all_the_same() -> None:
+    text = "(float[N,16] x) => (float[N,5] y) { a = MatMul(x, w0)  r = Relu(a)  y = MatMul(r, w1) }"
+    model = build(text, w0=weight(0, 16, 8), w1=weight(1, 8, 5))
+    for bits in (8, 32):
+        result = onnxq.quantize(model, np.float32(1e30) * rows(0, 12), onnxq.Config(activations=bits))  # type: ignore
+        scaled = answers(result.model, np.float32(1e30) * rows(100, 500)) / 1e30
+        exact = answers(model, rows(100, 500))
+        assert np.square(scaled - exact).sum() < 0.05 * np.square(exact).sum()
 
 
 def test_qualities_are_those_of_the_errors_and_the_worst_sample_is_named() -> None:
@@ -263,6 +283,17 @@ def test_a_network_that_loses_to_plain_rounding_gives_way_to_it(monkeypatch: pyt
     assert any(n.reason.startswith("weights are rounded to nearest and ranges are") for n in result.report.notes)
     assert fresh_db(model, result.model, new) > fresh_db(model, plain.model, new) - 2
     assert abs(told_db(result) - fresh_db(model, result.model, new)) < 4
+
+
+@pytest.mark.parametrize("seed", [5, 25, 40])
+def test_few_samples_do_not_choose_ranges_without_head_room(seed: int) -> None:
+    """On four samples that stay inside, such ranges look best."""
+    model, seen = mlp(seed), normal(seed, 9, 16)
+    result = onnxq.quantize(model, seen)
+    assert not any("rounded to nearest" in n.reason for n in result.report.notes)
+    fresh = fresh_db(model, result.model, normal(1000 + seed, 500, 16))
+    assert fresh > fresh_db(model, at_extremes(model, seen), normal(1000 + seed, 500, 16)) + 3
+    assert result.report.simulated_sqnr_db["y"] is None or told_db(result) < fresh + 4
 
 
 def test_a_result_of_no_use_is_not_ok() -> None:

@@ -63,6 +63,11 @@ class ChannelExtremes:
         """Samples."""
         return len(self.power)
 
+    @property
+    def reach(self) -> float:
+        """Largest magnitude of all."""
+        return float(max(np.abs(self.low).max(initial=0), np.abs(self.high).max(initial=0)))
+
     def over(self, samples: slice = slice(None)) -> ChannelStatistics:
         """The channels over some of the samples."""
         return ChannelStatistics(

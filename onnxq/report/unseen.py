@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def tell_unseen(report: RunReport) -> str:
     """What the network does to samples that it was not made from."""
     if report.judged_by == "nothing" and report.adapted:
-        return f"not known: none of {report.adapted:,} samples that it was adapted to was held back; give 8 or more"
+        return "not known: one sample that it was adapted to tells nothing of others; give more"
     if report.judged_by == "nothing":
         return "not known: one sample tells nothing of others; give more"
     told = []

@@ -16,13 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.problem import ROWS_AT_ONCE, quantised_rows
 
 Double = NDArray[np.float64]
 Array = NDArray[np.float32]
+
+
+SMALLEST_DAMPING, RAISED = 1e-6, 10.0
+"""Ridge from which a matrix that cannot be factorised is helped, as a fraction of its diagonal's mean, and factor by
+which it rises."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +116,24 @@ class Factor:
 
 
 def factorise(xx: Double, damping: float = 0.0) -> Factor:
-    """Factor of H + λI as :func:`damped` makes it, (G, K, K), which need not be made for it."""
+    """Factor of H + λI as :func:`damped` makes it, (G, K, K), which need not be made for it.
+
+    Where rounding leaves H not positive definite, as rows of far more power than others do, λ is raised until it is.
+    """
     order = np.argsort(np.einsum("gkk->gk", xx), axis=1, kind="stable")
     groups = np.arange(len(order))[:, None, None]
     factors = xx[groups, order[:, :, None], order[:, None, :]]
     np.einsum("gkk->gk", factors)[...] += _ridge(xx, damping)
-    for own in factors:  # in its own place: the transpose of a symmetric matrix is in the order that LAPACK takes
-        own.T[...] = cholesky(own.T, lower=True, overwrite_a=True, check_finite=False)
+    for group, own in enumerate(factors):  # in its own place: the transpose is in the order that LAPACK takes
+        raised = max(damping, SMALLEST_DAMPING)
+        while True:
+            try:
+                own.T[...] = cholesky(own.T, lower=True, overwrite_a=True, check_finite=False)
+                break
+            except LinAlgError:
+                raised *= RAISED
+                own[...] = xx[group][np.ix_(order[group], order[group])]
+                np.einsum("kk->k", own)[...] += _ridge(xx, raised)[group]
     return Factor(order=order, lower=factors.transpose(0, 2, 1))
 
 

@@ -39,6 +39,10 @@ GRID_STEPS = (1.25, 1.08, 1.02)
 """Factors by which an end of the input's range is moved at a time."""
 
 
+LARGEST = 1e15
+"""Magnitude beyond which float32 cannot hold second moments."""
+
+
 def search_scale(problem: LayerProblem, weight: Array, importance: Array | None = None) -> Array:
     """Scales of least squared error for a weight matrix, (G, N); equal across groups or everywhere where they share."""
     groups, inputs, channels = weight.shape
@@ -124,6 +128,8 @@ def second_order(problem: LayerProblem, plain: Solution, groundwork: Groundwork 
         plain: what to beat.
         groundwork: of the same rows, input grid and float weights; made here, a target at a time, when None.
     """
+    if max(np.abs(problem.x).max(initial=0), np.abs(problem.y).max(initial=0)) > LARGEST:
+        return plain
     found = groundwork.moments if groundwork else fitted_moments(problem)
     targets = groundwork.targets if groundwork else damped_targets(problem, found)
     # map and min hold but the best attempt and the next: targets of wide layers are large.

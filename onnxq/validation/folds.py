@@ -8,7 +8,7 @@ statistical predictions", J. R. Stat. Soc. B 1974), and once more from all. One 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,20 @@ class Part(Sequence[Feed]):
     def __iter__(self) -> Iterator[Feed]:
         """The feeds in their order."""
         return (self[i] for i in range(len(self)))
+
+
+def without(feeds: Sequence[Feed], left_out: Collection[int], *, whole: bool) -> Part:
+    """All samples but some.
+
+    Args:
+        feeds: batches of samples.
+        left_out: indices of those; what is in a batch that is not cut stays, unless it is all that is in it.
+        whole: batches are not cut.
+    """
+    counts = [samples_in(feed) for feed in feeds]
+    starts = np.cumsum([0, *counts])[:-1].tolist()
+    masks = [~np.isin(np.arange(s, s + c), list(left_out)) for s, c in zip(starts, counts, strict=True)]
+    return Part(feeds, [np.full(len(m), m.any()) if whole else m for m in masks], starts)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from onnxq.data import Feed, samples_in
 from onnxq.ir.model import Remark
 
-APART = 8.0
-"""Factor by which the range of a sample exceeds the largest of all others, from which on it is named. A set that holds
-255 times too large values among normalised ones is a mistake; loud passages among quiet ones differ step by step."""
+APART, MISTAKEN = 8.0, 32.0
+"""Factors by which the range of a sample exceeds the largest of all others, from which on it is named, and taken for a
+mistake: pictures of 0 to 255 among normalised ones. Loud passages among quiet ones differ step by step."""
 
 SHARE = 8
 """At most one sample in so many is an outlier; more are a part of the data."""
+
+FEWEST = 3
+"""Samples among which one can be told from the others."""
 
 NAMED = 5
 """Samples named at most."""
@@ -27,8 +30,8 @@ class Unlike:
     """Samples that lie far apart from the others.
 
     Attributes:
-        samples: their indices in the calibration set.
-        remarks: one for every input in which there are any.
+        samples: indices of those that are taken for mistakes, and left out.
+        remarks: one for every input in which there are any, mistakes or not.
     """
 
     samples: frozenset[int] = frozenset()
@@ -48,9 +51,11 @@ def find_unlike(feeds: Sequence[Feed]) -> Unlike:
     found = Unlike()
     for name, parts in ranges.items():
         low, high = np.concatenate(parts, axis=1)
-        few = _apart(np.maximum(np.abs(low), np.abs(high)))
+        reach = np.maximum(np.abs(low), np.abs(high))
+        few, mistaken = _apart(reach, APART), _apart(reach, MISTAKEN)
         if len(few):
-            found = Unlike(found.samples | set(few.tolist()), (*found.remarks, _remark(name, few, low, high)))
+            remark = _remark(name, few, low, high, mistaken=len(mistaken) == len(few))
+            found = Unlike(found.samples | set(mistaken.tolist()), (*found.remarks, remark))
     return found
 
 
@@ -65,22 +70,25 @@ def _ranges(feed: Feed) -> Mapping[str, tuple[NDArray[np.float64], NDArray[np.fl
     return found
 
 
-def _apart(reach: NDArray[np.float64]) -> NDArray[np.intp]:
+def _apart(reach: NDArray[np.float64], factor: float) -> NDArray[np.intp]:
     """Indices of the few samples that reach far beyond all others, in their order."""
     order = np.argsort(-reach, kind="stable")
-    counts = range(1, len(reach) // SHARE + 1)
-    gaps = [count for count in counts if 0 < APART * reach[order[count]] < reach[order[count - 1]]]
+    counts = range(1, max(len(reach) // SHARE, int(len(reach) >= FEWEST)) + 1)
+    gaps = [count for count in counts if 0 < factor * reach[order[count]] < reach[order[count - 1]]]
     return np.sort(order[: max(gaps, default=0)])
 
 
-def _remark(name: str, few: NDArray[np.intp], low: NDArray[np.float64], high: NDArray[np.float64]) -> Remark:
+def _remark(
+    name: str, few: NDArray[np.intp], low: NDArray[np.float64], high: NDArray[np.float64], *, mistaken: bool
+) -> Remark:
     named = ", ".join(f"{i} ({low[i]:.4g} to {high[i]:.4g})" for i in few[:NAMED].tolist())
     more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
     others = np.setdiff1d(np.arange(len(low)), few)
-    which, lie, count = ("sample", "lies", "counts") if len(few) == 1 else ("samples", "lie", "count")
+    which, lie, are = ("sample", "lies", "is") if len(few) == 1 else ("samples", "lie", "are")
+    what = f"{are} left out" if mistaken else f"{'counts' if len(few) == 1 else 'count'} for less in the ranges"
     return Remark(
         "network",
         f"input {name}: {which} {named}{more} {lie} far outside the range of all others "
-        f"({low[others].min():.4g} to {high[others].max():.4g}), {count} for little in the ranges and for nothing in "
-        "the figures: take such samples out, or prepare them like the others",
+        f"({low[others].min():.4g} to {high[others].max():.4g}): {what}; "
+        "prepare such samples like the others, or take them out",
     )

@@ -8,7 +8,7 @@ value seen, which every quantiser makes, is judged beside them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -35,8 +35,8 @@ FITTED, JUDGED = 32, 32
 LARGE = 2**20
 """Weights from which on the memory of graphs that a rewrite leaves behind is worth the time to free them."""
 
-CUTS = 2
-"""Cuts of the calibration set on which plain networks are tried, at most: that of two tells them apart."""
+CUTS, ENOUGH = 2, 16
+"""Cuts of the calibration set on which plain networks are tried, at most, if they hold so many samples to judge by."""
 
 ADVANTAGE = 1.03
 """A network with fewer rewrites has to err less by this factor: they also help what comes after them."""
@@ -94,9 +94,7 @@ def rewritten(model: Model, config: Config, choice: Choice, feeds: Sequence[Feed
     return ready
 
 
-def judge_plain(
-    model: Model, config: Config, choice: Choice, folds: Folds, unlike: Collection[int] = ()
-) -> Plainest | None:
+def judge_plain(model: Model, config: Config, choice: Choice, folds: Folds) -> Plainest | None:
     """Try every rewrite on a plain network; None where there is but one sample.
 
     Args:
@@ -104,14 +102,15 @@ def judge_plain(
         config: the bits; without ``equalise`` there is nothing to choose from.
         choice: each layer's own bits; the configuration's when None.
         folds: of the calibration set.
-        unlike: samples that do not count.
     """
     if not folds.cuts:
         return None
     judged: dict[Rewrite, list[Judgement]] = {}
     nearest: dict[Ranges, list[Judgement]] = {}
     wide = _at_least_8(model, config, choice)
-    for cut in folds.cuts[:CUTS]:
+    for index, cut in enumerate(folds.cuts):
+        if index >= CUTS and sum(len(c.judged.indices) for c in folds.cuts[:index]) >= ENOUGH:
+            break
         trial = _Trial(cut, first_samples(cut.fitted, FITTED), exact_outputs(model, first_samples(cut.judged, JUDGED)))
         last = None
         for rewrite in Rewrite if config.equalise else (Rewrite.NONE,):
@@ -123,12 +122,12 @@ def judge_plain(
                 for ranges, judgement in found.items():
                     nearest.setdefault(ranges, []).append(judgement)
             last = ready
-    errors = {rewrite: together(parts).without(unlike) for rewrite, parts in judged.items()}
+    errors = {rewrite: together(parts) for rewrite, parts in judged.items()}
     best = Rewrite.NONE
     for rewrite in errors:
         if errors[rewrite].error <= ADVANTAGE * errors[best].error:
             best = rewrite
-    return Plainest(best, errors, {ranges: together(parts).without(unlike) for ranges, parts in nearest.items()})
+    return Plainest(best, errors, {ranges: together(parts) for ranges, parts in nearest.items()})
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ from onnxq.validation.rewrites import Choice, Plainest, Rewrite, first_samples, 
 
 ROOM = {Ranges.SEARCHED: 1.06, Ranges.EXTREMES: 2.0}
 """Error of a network, in that of a plain one, up to which it is not said to lose: a quarter of a decibel, and three
-where the plain one has no head-room. Fewer than some hundred samples show how finely such ranges round, and seldom what
-they cut off."""
+where the plain one has no head-room, which costs up to that."""
 
 SURE = 2.0
 """Standard errors by which it has to lose."""
 
 
-FEWEST = 4
-"""Samples by which it can be said to lose, at least."""
+FEWEST = {Ranges.SEARCHED: 16, Ranges.EXTREMES: 64}
+"""Samples by which it can be said to lose, at least; fewer show how finely ranges without head-room round, and seldom
+what they cut off."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,10 @@ def better_of(
     if made.judgement is None or plainest is None:
         return made
     remarks = (*made.remarks, *_left_out(config, plainest))
-    if not plainest.nearest:
+    rivals = [r for r, judgement in plainest.nearest.items() if len(judgement.samples) >= FEWEST[r]]
+    if not rivals:
         return replace(made, remarks=remarks)
-    ranges = min(plainest.nearest, key=lambda r: ROOM[r] * plainest.nearest[r].error)
+    ranges = min(rivals, key=lambda r: ROOM[r] * plainest.nearest[r].error)
     rival = plainest.nearest[ranges]
     ours = made.judgement.of(rival.samples)
     if not _loses(ours, rival, ROOM[ranges]):
@@ -143,7 +144,7 @@ def better_of(
 def _loses(ours: Judgement, rival: Judgement, room: float) -> bool:
     """Whether a network errs more than a plain one, beyond chance."""
     count = len(rival.samples)
-    if count < FEWEST or ours.error <= room * rival.error:
+    if ours.error <= room * rival.error:
         return False
     gap = np.log(np.maximum(ours.errors, 1e-30) / np.maximum(rival.errors, 1e-30))
     return bool(gap.mean() > SURE * gap.std(ddof=1) / np.sqrt(count))
