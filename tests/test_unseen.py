@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from scipy import stats
 from small_models import build, images, normal, relu_chain, weight
 
 import onnxq
@@ -216,7 +217,8 @@ def test_qualities_are_those_of_the_errors_and_the_worst_sample_is_named() -> No
     assert (quality.worst_sample, quality.worst_db) == (11, pytest.approx(10))
     assert quality.median_db == pytest.approx(20)
     left = [10 * np.log10((14 - s) / (0.15 - n)) for s, n in zip(signal, noise, strict=True)]
-    assert quality.error_db == pytest.approx(np.sqrt(2 / 3 * np.square(left - np.mean(left)).sum()))
+    widened = stats.t.ppf(0.975, 2) / stats.norm.ppf(0.975)
+    assert quality.error_db == pytest.approx(widened * np.sqrt(2 / 3 * np.square(left - np.mean(left)).sum()))
     assert judgement.of(np.array([11, 3])).noise["y"].tolist() == [0.1, 0.04]
     assert together([judgement, judgement.without([7])]).samples.tolist() == [3, 7, 11, 3, 11]
     exact = output_qualities(Judgement({"y": signal}, {"y": np.zeros(3)}, np.arange(3)))[0]

@@ -67,7 +67,7 @@ class RunReport:
         judged: samples that the network, or one like it, was judged by and not made from.
         unseen: each floating-point output on them.
         simulated_sqnr_db: signal to noise of each output on them, dB; None where both networks answer alike, where the
-            output is not compared, or where so few samples leave it open by more than 2 dB.
+            output is not compared, or where so few samples leave it open by more than 1.5 dB.
         loads: the emitted model at each optimisation level of onnxruntime.
         fp32, quantized: sizes, bytes.
         quantized_share: of the numbers in weights, tables and other constants of two axes and more, those stored as

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from onnxq.validation.judgement import Judgement
 
-SURE_DB = 2.0
+SURE_DB = 1.5
 """Standard error beyond which a figure is a guess."""
+
+CONFIDENCE = 0.975
+"""Quantile of Student's distribution by which the standard error of few samples is widened, beside the normal one's."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class OutputQuality:
         output: its name.
         sqnr_db: signal to quantisation noise, Σ signal² over Σ error² of all samples, dB; None where the two networks
             answer alike.
-        error_db: standard error of it, dB; None where there is one sample.
+        error_db: standard error of it, dB, widened for what so few samples know of it; None where there is one.
         median_db: of the samples' own, dB; None where they are alike.
         worst_db: least of the samples' own, dB.
         worst_sample: index of that one in the calibration set.
@@ -37,7 +41,7 @@ class OutputQuality:
 
     @property
     def known(self) -> bool:
-        """Whether the samples are enough to tell the whole from: its standard error is not beyond 2 dB."""
+        """Whether the samples are enough to tell the whole from: its standard error is not beyond 1.5 dB."""
         return self.sqnr_db is None or (self.error_db is not None and self.error_db <= SURE_DB)
 
 
@@ -79,4 +83,5 @@ def _standard_error(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> 
     if not (np.minimum(*rest) > 0).all():
         return None
     db = 10 * np.log10(rest[0] / rest[1])
-    return float(math.sqrt((count - 1) / count * float(np.square(db - db.mean()).sum())))
+    widened = float(stdtrit(count - 1, CONFIDENCE) / ndtri(CONFIDENCE))
+    return widened * math.sqrt((count - 1) / count * float(np.square(db - db.mean()).sum()))
