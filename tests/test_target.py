@@ -130,7 +130,7 @@ def test_what_is_emitted_is_what_was_simulated_and_keeps_its_accuracy(name: str)
     report = verify(model, result.model, [{"x": images()}], latency=False)
     assert [check.error for check in report.loads] == [None] * 4
     assert result.report.missed == ()
-    simulated = result.report.simulated_sqnr_db["y"]
+    simulated = result.report.unseen[0].sqnr_db
     assert simulated is not None
     assert simulated > 30
     # Scales are moved off ties after the simulation, and the default level may round elsewhere: some 8-bit steps fall
@@ -316,7 +316,7 @@ def test_mixed_precision_keeps_to_what_the_target_runs() -> None:
     chosen = {layer.op: (layer.weight_bits, layer.activation_bits) for layer in result.report.layers}
     assert chosen == {"Conv": (4, 8), "ConvTranspose": (8, 8), "Gemm": (8, 8)}
     assert result.report.missed == ()
-    assert (result.report.simulated_sqnr_db["y"] or 0) > 15
+    assert (result.report.unseen[0].sqnr_db or 0) > 15
 
 
 @pytest.mark.parametrize(("name", "floor"), [("tensorrt", 24), ("qnn", 28), ("openvino", 28), ("generic", 28)])
