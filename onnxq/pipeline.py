@@ -30,7 +30,7 @@ from onnxq.ir.size import model_bytes
 from onnxq.ir.table import find_tables
 from onnxq.judging import judged, opened
 from onnxq.network import by_constant
-from onnxq.plan import Plan, make_plan
+from onnxq.plan import Plan, make_plan, require_layers
 from onnxq.progress import Listener, silent
 from onnxq.quantisation import GATE_SAMPLES, Clock, Result, Run, Task, opset_of, prepared_model, run
 from onnxq.reporting import checked
@@ -118,6 +118,7 @@ def sensitivity(
     """
     candidates = parse_candidates(config.candidates)
     prepared = prepared_model(model, config, opset_of(config, dict(enumerate(candidates))))
+    require_layers(prepared)
     batch = batch_within(prepared, config.memory_limit)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
@@ -142,6 +143,7 @@ def _mixed(
     """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
     prepared = prepared_model(model, config, opset_of(config, choice))
+    require_layers(prepared)
     batch = batch_within(prepared, config.memory_limit)
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):

@@ -110,14 +110,7 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         UnsupportedError: the model has no layer to quantise, here or for this target; says what stands in the way.
         ConfigError: the choice is not of this model's layers, or has bits that the target does not take.
     """
-    layers, remarks = find_layers(model)
-    if not layers:
-        why = "; ".join(f"{r.node}: {r.reason}" for r in remarks[:5])
-        raise UnsupportedError(
-            "the model has no layer to quantise: "
-            + (why or "it holds no Conv, ConvTranspose, Gemm or MatMul with constant weights")
-            + "."
-        )
+    layers, remarks = require_layers(model)
     first, last = edge_layers(model, layers)
     edges = first | last
     require_opset(model, config.rules)
@@ -166,6 +159,23 @@ def _read_as_integers(layers: Sequence[LayerPlan], tables: Sequence[TablePlan], 
         if layer.bias and layer.op != "MatMul" and planned.activations != FLOAT_BITS:
             found.add((layer.name, layer.bias))
     return found
+
+
+def require_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
+    """The layers of a model, and what is no layer and why.
+
+    Raises:
+        UnsupportedError: there is none; says what stands in the way.
+    """
+    layers, remarks = find_layers(model)
+    if not layers:
+        why = "; ".join(f"{r.node}: {r.reason}" for r in remarks[:5])
+        raise UnsupportedError(
+            "the model has no layer to quantise: "
+            + (why or "it holds no Conv, ConvTranspose, Gemm or MatMul with constant weights")
+            + "."
+        )
+    return layers, remarks
 
 
 def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:

@@ -12,10 +12,11 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from scipy.special import log_softmax
-from small_models import build, weight
+from small_models import build, normal, weight
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
+from onnxq import pipeline
 from onnxq.allocation.allocate import allocate
 from onnxq.allocation.attempts import Attempt, best_of, carried_out
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
@@ -27,7 +28,7 @@ from onnxq.budget import Budget
 from onnxq.candidate import FLOAT, Candidate
 from onnxq.cli import main
 from onnxq.config import make_config
-from onnxq.errors import ConfigError
+from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.execute.ort import Session
 
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
@@ -395,3 +396,12 @@ def test_tables_in_a_work_directory_serve_other_budgets_and_no_other_samples(
         run("size=0.9")
     with pytest.raises(ConfigError, match="another model, configuration or calibration set"):
         run("size=0.9", images[::-1].copy(), resume=True)
+
+
+def test_a_model_without_layers_is_refused_with_candidates_too() -> None:
+    model = build("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    for options in ({"candidates": "w4a8,w8a8"}, {"candidates": "w4a32,w8a8", "budget": "size=0.5"}):
+        with pytest.raises(UnsupportedError, match="no layer to quantise"):
+            onnxq.quantize(model, normal(0, 8, 4), make_config(options))
+        with pytest.raises(UnsupportedError, match="no layer to quantise"):
+            pipeline.sensitivity(model, normal(0, 8, 4), make_config(options))
