@@ -19,7 +19,7 @@ from onnxq.budget import Budget, parse_budgets
 from onnxq.candidate import FLOAT, Candidate, parse_candidates
 from onnxq.config import Config
 from onnxq.data import Feed, samples_in, set_apart
-from onnxq.equalisation import RANGE_SAMPLES, equalised
+from onnxq.equalisation import RANGE_SAMPLES
 from onnxq.execute.hold_out import HOLD_OUT, HoldOut
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
@@ -27,9 +27,9 @@ from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.migration import MIGRATED, migrated
-from onnxq.plan import make_plan, without_chosen
+from onnxq.plan import make_plan
 from onnxq.progress import Listener
-from onnxq.validation.rewrites import first_samples
+from onnxq.validation.rewrites import Rewrite, first_samples, rewritten
 
 FEWEST_HELD = 4
 """Samples held out from fitting below which a loss is measured on all."""
@@ -49,9 +49,7 @@ def equalised_for(model: Model, choice: Mapping[str, Candidate], feeds: Sequence
     """The model with its channels equalised and ranges migrated for an allocation, where that is asked for."""
     if not config.equalise or all(choice[layer.name] == FLOAT for layer in find_layers(model)[0]):
         return model
-    settled = without_chosen(model, make_plan(model, config, choice))
-    ready = equalised(model, settled, feeds, second_order=config.second_order)
-    return migrated(ready, without_chosen(ready, make_plan(ready, config, choice)), feeds)
+    return rewritten(model, config, choice, feeds, Rewrite.MIGRATED)
 
 
 def alike(candidates: Sequence[Candidate]) -> list[list[Candidate]]:

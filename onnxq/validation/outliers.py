@@ -1,4 +1,4 @@
-"""Samples that are unlike all others: not normalised, or empty."""
+"""Samples that are unlike all others: not normalised, say."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ def find_unlike(feeds: Sequence[Feed]) -> Unlike:
         low, high = np.concatenate(parts, axis=1)
         reach = np.maximum(np.abs(low), np.abs(high))
         few, mistaken = _apart(reach, APART), _apart(reach, MISTAKEN)
-        if len(few):
-            remark = _remark(name, few, low, high, mistaken=len(mistaken) == len(few))
-            found = Unlike(found.samples | set(mistaken.tolist()), (*found.remarks, remark))
+        kinds = ((mistaken, True), (np.setdiff1d(few, mistaken), False))
+        others = np.setdiff1d(np.arange(len(reach)), few)
+        remarks = [_remark(name, kind, others, low, high, mistaken=gone) for kind, gone in kinds if len(kind)]
+        found = Unlike(found.samples | set(mistaken.tolist()), (*found.remarks, *remarks))
     return found
 
 
@@ -79,11 +80,16 @@ def _apart(reach: NDArray[np.float64], factor: float) -> NDArray[np.intp]:
 
 
 def _remark(
-    name: str, few: NDArray[np.intp], low: NDArray[np.float64], high: NDArray[np.float64], *, mistaken: bool
+    name: str,
+    few: NDArray[np.intp],
+    others: NDArray[np.intp],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    *,
+    mistaken: bool,
 ) -> Remark:
     named = ", ".join(f"{i} ({low[i]:.4g} to {high[i]:.4g})" for i in few[:NAMED].tolist())
     more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
-    others = np.setdiff1d(np.arange(len(low)), few)
     which, lie, are = ("sample", "lies", "is") if len(few) == 1 else ("samples", "lie", "are")
     what = f"{are} left out" if mistaken else f"{'counts' if len(few) == 1 else 'count'} for less in the ranges"
     return Remark(
