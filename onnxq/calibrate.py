@@ -25,6 +25,7 @@ from onnxq.execute.observation import Gathering, Observation, Sampling
 from onnxq.execute.ort import Session
 from onnxq.execute.spool import Arrays
 from onnxq.execute.tokens import Mask, read_mask
+from onnxq.ir.ceiling import find_ceilings
 from onnxq.ir.model import Model
 from onnxq.ir.part import kind_of
 from onnxq.ir.stage import Stage, stage_model
@@ -97,6 +98,7 @@ class Calibration:
                 hold_out=self._hold_out(keep_back),
                 rows=rows,
                 chosen=frozenset(model.not_comparable) if sequential else frozenset(),
+                ceilings=find_ceilings(model),
             )
             self._read(passing)
         except BaseException as error:  # no block was entered whose end would remove the files

@@ -25,6 +25,7 @@ before the largest values, whose side then says little (MobileNet-V2: noise down
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ from scipy.special import lambertw
 from onnxq.config import FLOAT_BITS
 from onnxq.data import Feed
 from onnxq.execute.channels import ChannelExtremes, ChannelStatistics, channel_extremes
+from onnxq.ir.ceiling import find_ceilings
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, weight_matrix
 from onnxq.ir.model import Model
@@ -57,12 +59,16 @@ UNCLIPPED_BITS = 8
 """A grid of so many bits is taken to reach to the largest value: Laplace's tails say too little of the few values that
 it would clip."""
 
+NO_CEILINGS: Mapping[str, float] = MappingProxyType({})
+
 PROPAGATED = 0.3
 """Share of the noise of weights below 8 bits that counts: propagating the error leaves a fifth to two thirds of it in
 most layers beside 16-bit inputs. Between 0.1 and 0.5 results differ little."""
 
 
-def equalised(model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: bool = True) -> Model:
+def equalised(
+    model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: bool = True, through_clips: bool = True
+) -> Model:
     """The same function with the channels of its tensors brought towards one range.
 
     Args:
@@ -70,8 +76,11 @@ def equalised(model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: 
         plan: the layers and their bits.
         feeds: a few samples, for the ranges.
         second_order: the rounding of weights will propagate its error.
+        through_clips: also where an upper end has to move with its channel. The grid stays within the end that all
+            had before, and cuts off what a new sample brings beyond what a raised channel showed.
     """
     groups = find_groups(model, [p.layer for p in plan.layers])
+    groups = tuple(group for group in groups if through_clips or not group.clips)
     if not groups:
         return model
     extremes = channel_extremes(to_outline(model), observed_ranks(model, groups), feeds)
@@ -79,9 +88,10 @@ def equalised(model: Model, plan: Plan, feeds: Sequence[Feed], *, second_order: 
     share = PROPAGATED if second_order else 1.0
     factors = []
     groups = tuple(g for g in groups if all(extremes[n].reach < LARGEST for n in g.quantised))
+    ceilings = find_ceilings(model)
     for group in groups:
         weights = {r.name: weight_matrix(r, model.constant(r.weight)) for r in group.readers}
-        factors.append(best_factors(group, extremes, planned, weights, share))
+        factors.append(best_factors(group, extremes, planned, weights, share, ceilings))
     return equalise(model, groups, factors)
 
 
@@ -91,6 +101,7 @@ def best_factors(
     planned: Mapping[str, LayerPlan],
     weights: Mapping[str, Array],
     share: float = PROPAGATED,
+    ceilings: Mapping[str, float] = NO_CEILINGS,
 ) -> Array:
     """The factors of a group at the strength of least noise, (channels,).
 
@@ -103,11 +114,14 @@ def best_factors(
         planned: bits by layer name.
         weights: of the group's readers in the solver's form, by layer name.
         share: of the noise of weights below 8 bits that counts.
+        ceilings: where the grids of some tensors end at most, by name; no channel is raised beyond them.
     """
     first, second, every = slice(0, None, 2), slice(1, None, 2), slice(None)
     if min(len(extremes[name]) for name in group.quantised) < 2:
         second = first
-    fitted, judged, whole = ({n: extremes[n].over(part) for n in group.quantised} for part in (first, second, every))
+    fitted, judged, whole = (
+        {n: extremes[n].over(part, ceilings.get(n)) for n in group.quantised} for part in (first, second, every)
+    )
 
     def noise(factors: Array) -> float:
         return sum(
@@ -119,13 +133,23 @@ def best_factors(
     if group.linear and all(planned[r.name].activations >= UNCLIPPED_BITS for r in group.readers):
         signed.append(True)
     trials = [(float(t), sign) for sign in signed for t in STRENGTHS]
-    strength, sign = min(trials, key=lambda trial: noise(_factors(group, fitted, *trial)))
-    return _factors(group, whole, strength, sign)
+    strength, sign = min(trials, key=lambda trial: noise(_factors(group, fitted, ceilings, *trial)))
+    return _factors(group, whole, ceilings, strength, sign)
 
 
-def _factors(group: Group, statistics: Mapping[str, ChannelStatistics], strength: float, signed: bool) -> Array:
+def _factors(
+    group: Group,
+    statistics: Mapping[str, ChannelStatistics],
+    ceilings: Mapping[str, float],
+    strength: float,
+    signed: bool,
+) -> Array:
     """Factors of a strength, with signs or without, (channels,)."""
     factors = channel_factors(group, statistics, strength)
+    for name in group.quantised:
+        if name in ceilings:
+            reach = np.maximum(statistics[name].largest, 1e-30)
+            factors = np.minimum(factors, np.maximum(np.float32(ceilings[name]) / reach, 1.0))
     return channel_signs(group, statistics) * factors if signed else factors
 
 

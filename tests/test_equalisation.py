@@ -18,7 +18,7 @@ from onnxq.equalisation import (
     relative_noise,
     weight_noise,
 )
-from onnxq.execute.channels import ChannelExtremes, ChannelStatistics, channel_extremes
+from onnxq.execute.channels import RARE, ChannelExtremes, ChannelStatistics, channel_extremes
 from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.linear_form import weight_matrix
@@ -72,14 +72,14 @@ def test_tensors_that_share_channels_are_found_with_all_who_make_and_read_them()
     found = {frozenset(la.output for la in g.makers): g for g in find_groups(model, find_layers(model)[0])}
     around = found[frozenset({"a", "p"})]
     assert {la.output for la in around.readers} == {"m", "y"}
-    assert len(found) == 1  # a channel that is raised before the clip would meet its end sooner
+    assert not around.clips and len(found[frozenset({"m"})].clips) == 1 and len(found) == 2
 
 
 def test_any_factors_leave_the_function_as_it_was() -> None:
     model, feed = block(), images()
     groups = find_groups(model, find_layers(model)[0])
     rng = np.random.default_rng(2)
-    factors = [rng.uniform(0.1, 10, 8).astype(np.float32) for _ in groups]
+    factors = [rng.uniform(1.0 if g.clips else 0.1, 10, 8).astype(np.float32) for g in groups]
     changed = equalise(model, groups, factors)
     (before,), (after,) = run(model, feed).values(), run(changed, feed).values()
     # Float32 products in another order: a few units in the last place of the largest term.
@@ -148,19 +148,20 @@ def test_channels_of_few_samples_do_not_end_where_the_largest_value_was_seen() -
     """Otherwise a new sample would be cut off in all channels at once."""
     rng = np.random.default_rng(0)
     extremes = [rng.gumbel(1.0, 0.3, (n, 400)).astype(np.float32) for n in (8, 8, 4000)]
-    few, other, many = (ChannelExtremes(-e, e, np.square(e)).over() for e in extremes)
+    few, other = (ChannelExtremes(-e, e, np.square(e)).over() for e in extremes[:2])
     # Half as many new samples go further as beyond the largest of eight, which is one in nine.
     assert (extremes[2] > few.high).mean() < 0.06
     assert (extremes[2] > extremes[0].max(axis=0)).mean() > 0.08
     # Two sets of eight samples agree on where channels end within what eight samples can tell.
-    np.testing.assert_allclose(few.high.mean(), many.high.mean(), rtol=0.06)
+    mean, deviation = 1.0 + 0.3 * np.euler_gamma, 0.3 * np.pi / np.sqrt(6)
+    np.testing.assert_allclose(few.high.mean(), mean + RARE * deviation, rtol=0.06)
     assert np.std(few.high - other.high) < 1.5 * np.std(extremes[0].max(axis=0) - extremes[1].max(axis=0))
 
 
 def test_factors_are_at_least_one_and_bounded_and_fall_with_the_bits_of_the_weights() -> None:
     model = block()
     layers = find_layers(model)[0]
-    (group,) = find_groups(model, layers)
+    (group,) = [g for g in find_groups(model, layers) if not g.clips]
     extremes = channel_extremes(to_outline(model), observed_ranks(model, [group]), [images()])
     weights = {r.name: weight_matrix(r, model.constant(r.weight)) for r in group.readers}
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxq.config import Config
+from onnxq.emit.bounds import drop_superfluous_bounds
 from onnxq.emit.half import narrow_constants
 from onnxq.emit.spare import spare_outputs
 from onnxq.emit.tables import emit_tables
@@ -207,6 +208,7 @@ class _Writer:
     def finish(self) -> onnx.ModelProto:
         """The model with its nodes in order and without what nothing reads any more."""
         spare_outputs(self._graph, self._fresh)
+        drop_superfluous_bounds(self._graph)
         sort_nodes(self._graph)
         self._outline.drop_unread()
         del self._graph.value_info[:]

@@ -68,17 +68,22 @@ class ChannelExtremes:
         """Largest magnitude of all."""
         return float(max(np.abs(self.low).max(initial=0), np.abs(self.high).max(initial=0)))
 
-    def over(self, samples: slice = slice(None)) -> ChannelStatistics:
-        """The channels over some of the samples."""
-        return ChannelStatistics(
-            low=-_end(-self.low[samples]), high=_end(self.high[samples]), power=self.power[samples].mean(axis=0)
-        )
+    def over(self, samples: slice = slice(None), ceiling: float | None = None) -> ChannelStatistics:
+        """The channels over some of the samples, none of which ends above a ceiling."""
+        low, high = -_end(-self.low[samples]), _end(self.high[samples])
+        if ceiling is not None:
+            high = np.minimum(high, np.float32(ceiling))
+        return ChannelStatistics(low=low, high=high, power=self.power[samples].mean(axis=0))
 
 
 def _end(largest: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Where values end on one side, (channels,), from the largest of each sample, (samples, channels)."""
+    """Where values end on one side, (channels,), from the largest of each sample, (samples, channels).
+
+    Not before the largest value seen: tails that are heavier than Gumbel's reach further than their deviation tells.
+    """
     beyond = np.maximum(largest, 0)
-    return np.asarray(beyond.mean(axis=0) + RARE * beyond.std(axis=0), np.float32)
+    smooth = beyond.mean(axis=0) + RARE * beyond.std(axis=0)
+    return np.asarray(np.maximum(smooth, beyond.max(axis=0)), np.float32)
 
 
 def channel_extremes(

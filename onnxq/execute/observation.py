@@ -52,6 +52,7 @@ class Sampling:
         hold_out: which samples are kept back.
         rows: gather rows of the layers' inputs and outputs.
         chosen: tensors of which the two networks may hold different rows, or different draws.
+        ceilings: where the grids of some tensors end at most; what layers read of them counts as cut off there.
     """
 
     seed: int
@@ -64,6 +65,7 @@ class Sampling:
     hold_out: HoldOut
     rows: bool = True
     chosen: frozenset[str] = frozenset()
+    ceilings: Mapping[str, float] = field(default_factory=dict)
 
     def fitted(self, batch: int) -> NDArray[np.bool_]:
         """Which samples of a batch may be fitted, (samples,)."""
@@ -131,9 +133,10 @@ class Gathering:
                 raise NotFiniteError(f"tensor {name!r}")
         if batch >= len(self._sampling.starts):
             return
+        read = {name: self._cut_off(name, seen[name]) for name in self._read}
         for name, histogram in self._histograms.items():
-            values = (seen if name in self._read else made)[name].astype(np.float32, copy=False)
-            self._histograms[name] = self._sampling.counted(histogram, values, batch)
+            values = read[name] if name in read else self._cut_off(name, made[name])
+            self._histograms[name] = self._sampling.counted(histogram, values.astype(np.float32, copy=False), batch)
         for index, layer in enumerate(layers):
             x, y = exact[layer.input], made[layer.output]
             if self._sampling.moments and y.size:
@@ -143,7 +146,16 @@ class Gathering:
                 continue
             rng = np.random.default_rng([self._sampling.seed, self._stage.depth, index, batch])
             alike = layer.input not in self._sampling.chosen and seen[layer.input].shape == x.shape
-            self._rows[layer.name].append(self._drawn(layer, batch, rng, seen[layer.input] if alike else x, x, y))
+            same = seen[layer.input] is x
+            x = self._cut_off(layer.input, x)
+            self._rows[layer.name].append(
+                self._drawn(layer, batch, rng, x if same or not alike else read[layer.input], x, y)
+            )
+
+    def _cut_off(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A tensor's values with those beyond its ceiling put there."""
+        ceiling = self._sampling.ceilings.get(name)
+        return values if ceiling is None else np.asarray(np.minimum(values, np.asarray(ceiling, values.dtype)))
 
     def finished(self) -> Observation:
         """The observation, once every batch has been taken in; the gathering is empty then."""

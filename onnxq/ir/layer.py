@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,8 @@ class Layer:
         channel_axis: axis of the weight that counts output channels.
         window: for convolutions.
         transposed: a Gemm whose weight is stored (N, K).
-        low, high: clipping that follows (0 and ∞ for ReLU, 0 and 6 for ReLU6, ∓∞ for none).
+        low, high: clipping that follows (0 and ∞ for ReLU, 0 and 6 for ReLU6, ∓∞ for none); where every channel was
+            raised with its upper end, the one that they had in common, at which a grid ends.
         activated: name of the tensor behind that clipping; ``output`` when nothing follows.
     """
 
@@ -127,7 +129,7 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
         if reason:
             remarks.append(Remark(node.name, reason))
         else:
-            layers.append(_layer(node, inner | {t.name for t in model.graph.outputs}))
+            layers.append(_layer(node, inner | {t.name for t in model.graph.outputs}, model.raised))
     for node in model.graph.nodes:
         for graph in node.subgraphs(recursive=True):
             remarks += [
@@ -193,7 +195,7 @@ def _is_dequantised(tensor: gs.Tensor) -> bool:
     return maker is not None and maker.op == "DequantizeLinear"
 
 
-def _layer(node: gs.Node, kept: set[str]) -> Layer:
+def _layer(node: gs.Node, kept: set[str], raised: Mapping[str, float]) -> Layer:
     weight = node.inputs[1]
     bias = node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else None
     output = node.outputs[0]
@@ -203,7 +205,7 @@ def _layer(node: gs.Node, kept: set[str]) -> Layer:
             constants = [t for t in following.inputs if isinstance(t, gs.Constant)]
             if len(constants) == 1 and tuple(constants[0].shape) == (weight.shape[-1],):
                 bias, output = constants[0].name, following.outputs[0]
-    low, high, activated = _clipping(output, kept)
+    low, high, activated = _clipping(output, kept, raised)
     return Layer(
         name=node.name,
         op=node.op,
@@ -251,9 +253,12 @@ def _only_reader(tensor: gs.Tensor, kept: set[str]) -> gs.Node | None:
     return readers[0] if len(readers) == 1 and tensor.name not in kept else None
 
 
-def _clipping(tensor: gs.Tensor, kept: set[str]) -> tuple[float, float, str]:
+def _clipping(tensor: gs.Tensor, kept: set[str], raised: Mapping[str, float]) -> tuple[float, float, str]:
     node = _only_reader(tensor, kept)
     if node is not None and node.op == "Relu":
+        behind = _only_reader(node.outputs[0], kept)
+        if behind is not None and behind.outputs[0].name in raised:
+            return 0.0, raised[behind.outputs[0].name], behind.outputs[0].name
         return 0.0, INFINITY, node.outputs[0].name
     if node is not None and node.op == "Clip" and node.inputs[0] is tensor:
         bounds = [-INFINITY, INFINITY]

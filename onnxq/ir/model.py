@@ -85,6 +85,8 @@ class Model:
         folded: BatchNorms that layers took in.
         remarks: what was left alone, and why.
         in_float: names of nodes that are not quantised, whatever they are, with the reason.
+        raised: tensors whose channels were multiplied together with their upper ends, each by 1 at least, and the end
+            that they had in common before.
     """
 
     graph: gs.Graph
@@ -92,6 +94,7 @@ class Model:
     folded: tuple[FoldedBatchNorm, ...] = ()
     remarks: tuple[Remark, ...] = ()
     in_float: Mapping[str, str] = field(default_factory=dict)
+    raised: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:

@@ -14,7 +14,7 @@ TRANSPARENT = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsquee
 MOVING = (*TRANSPARENT, "Slice", "Identity", "Cast", "Dropout")
 """Operators past which onnxruntime moves a DequantizeLinear, or which it takes out."""
 
-CARRYING = (*MOVING, "Relu", "Clip", "Pad", "Concat", "Split")
+CARRYING = (*MOVING, "Relu", "Clip", "Min", "Pad", "Concat", "Split")
 """Operators whose outputs hold values of their inputs as they are, beside limits and constants."""
 
 
@@ -100,4 +100,8 @@ def behind_clipping(model: Model, tensor: str) -> str:
     """What a ReLU or Clip makes of a tensor that nothing else reads; otherwise the tensor itself."""
     readers = list(model.tensors[tensor].outputs)
     only = len(readers) == 1 and tensor not in model.final
-    return str(readers[0].outputs[0].name) if only and readers[0].op in ("Relu", "Clip") else tensor
+    if not only or readers[0].op not in ("Relu", "Clip"):
+        return tensor
+    clipped = readers[0].outputs[0]
+    raised = [str(t.name) for node in clipped.outputs for t in node.outputs if t.name in model.raised]
+    return raised[0] if raised else str(clipped.name)

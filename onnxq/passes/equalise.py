@@ -7,7 +7,9 @@ channel (ReLU, pooling, addition, a gate, …), a factor s_c > 0 can be moved ac
     rows c of the makers' weights and biases × s_c        columns c of the readers' weights ÷ s_c
 
 The network computes the same function. Weights have a scale for each output channel, so the makers pay
-nothing for it. A clip at b (ReLU6) is respected: no channel is raised beyond b over its observed range.
+nothing for it. The upper end b of a clip (ReLU6) moves with each channel, to s_c·b: min(max(x, 0), b) becomes a ReLU
+and a minimum with a number a channel, equal for every input. Such channels are raised only, so that a grid that ends
+at b cuts off no less than all these ends, and the minimum need not be computed before it (:mod:`onnxq.emit.bounds`).
 Where all these operators are linear, as around the bottlenecks of MobileNet-V2, s_c may be negative too.
 
 Reference: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction",
@@ -56,12 +58,14 @@ class Group:
         makers: layers whose outputs are in the group.
         readers: layers whose inputs are in the group.
         linear: factors may be negative.
+        clips: names of the Clip nodes between them that have an upper end, which moves with each channel.
     """
 
     tensors: tuple[str, ...]
     makers: tuple[Layer, ...]
     readers: tuple[Layer, ...]
     linear: bool
+    clips: tuple[str, ...] = ()
 
     @property
     def quantised(self) -> tuple[str, ...]:
@@ -76,6 +80,7 @@ class _Draft:
     readers: list[Layer] = field(default_factory=list)
     blocked: bool = False
     linear: bool = True
+    clips: list[str] = field(default_factory=list)
 
 
 def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
@@ -102,7 +107,7 @@ def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
     for node in draft.nodes:
         _enter(draft, node, known, found, root)
     return tuple(
-        Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), g.linear)
+        Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), g.linear, tuple(g.clips))
         for g in found.values()
         if g.makers and g.readers and not g.blocked
     )
@@ -120,16 +125,20 @@ def equalise(model: Model, groups: Sequence[Group], factors: Sequence[NDArray[np
     Args:
         model: not changed.
         groups: as :func:`find_groups` gives them for this model.
-        factors: one array for each group, (channels,), positive where the group is not linear, nowhere 0.
+        factors: one array for each group, (channels,), positive where the group is not linear, at least 1 where it
+            has clips, nowhere 0.
     """
     draft = Draft(model)
     nodes = {node.name: node for node in draft.nodes}
+    raised: dict[str, float] = {}
     for group, factor in zip(groups, factors, strict=True):
         for layer in group.makers:
             _scale_outputs(draft, nodes[layer.name], layer, factor)
         for layer in group.readers:
             _scale_inputs(draft, nodes[layer.name], layer, np.reciprocal(factor))
-    return draft.finish()
+        for name in group.clips:
+            raised |= _raise_bound(draft, nodes[name], factor)
+    return draft.finish(raised={**model.raised, **raised})
 
 
 def _joins(draft: Draft, node: gs.Node) -> bool:
@@ -150,7 +159,7 @@ def _joins(draft: Draft, node: gs.Node) -> bool:
         return _is_spatial(draft, node)
     if op == "Clip":
         low = draft.value(node.inputs[1]) if len(node.inputs) > 1 and not node.inputs[1].is_empty() else None
-        return low is not None and not low.any() and _is_unbounded(draft, node)
+        return low is not None and not low.any() and _upper_end(draft, node) is not None
     return op in HOMOGENEOUS and len(node.outputs) == 1
 
 
@@ -191,12 +200,13 @@ def _operands(node: gs.Node) -> list[gs.Tensor]:
     return list(node.inputs[: 2 if node.op == "Add" else 1])
 
 
-def _is_unbounded(draft: Draft, clip: gs.Node) -> bool:
-    """Whether a Clip has no upper end, or one at infinity."""
+def _upper_end(draft: Draft, clip: gs.Node) -> float | None:
+    """The upper end of a Clip, infinity where it has none; None where it is computed or not above 0."""
     if len(clip.inputs) < 3 or clip.inputs[2].is_empty():
-        return True
+        return math.inf
     high = draft.value(clip.inputs[2])
-    return high is not None and float(high.reshape(())) == math.inf
+    end = 0.0 if high is None else float(high.reshape(()))
+    return end if end > 0 else None
 
 
 def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[str, _Draft], root: object) -> None:
@@ -210,6 +220,8 @@ def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[
             found[root(tensor.name)].blocked = True
     if op_of(node) in ONE_SIGNED:
         found[root(node.outputs[0].name)].linear = False
+    if op_of(node) == "Clip" and _joins(draft, node) and _upper_end(draft, node) != math.inf:
+        found[root(node.outputs[0].name)].clips.append(node.name)
     for index, tensor in enumerate(node.inputs):
         if isinstance(tensor, gs.Constant) or not tensor.name:
             continue
@@ -232,3 +244,23 @@ def _scale_inputs(draft: Draft, node: gs.Node, layer: Layer, factors: NDArray[np
     matrix = weight_matrix(layer, weight)
     scaled = matrix * beside_rows(layer, factors)
     draft.set_constant(node, 1, stored_weight(layer, scaled), f"{node.name}/weight")
+
+
+def _raise_bound(draft: Draft, clip: gs.Node, factors: NDArray[np.float32]) -> dict[str, float]:
+    """Let every channel's upper end move with its factor: a ReLU, and a minimum with one number a channel.
+
+    Returns:
+        The end before, by the name of what is clipped.
+    """
+    end = _upper_end(draft, clip)
+    if end is None or np.all(factors == 1):
+        return {}
+    assert factors.min() >= 1, clip.name
+    axes = len(clip.inputs[0].shape)
+    bounds = np.asarray(end * factors, np.float32).reshape(-1, *(1,) * (axes - 2))
+    rectified = gs.Variable(draft.new_name(f"{clip.name}/rectified"), np.float32, clip.outputs[0].shape)
+    node = gs.Node("Relu", draft.new_name(f"{clip.name}/Relu"), inputs=[clip.inputs[0]], outputs=[rectified])
+    draft.graph.nodes.insert(draft.graph.nodes.index(clip), node)
+    clip.op, clip.attrs = "Min", {}
+    clip.inputs = [rectified, gs.Constant(draft.new_name(f"{clip.name}/bounds"), bounds)]
+    return {clip.outputs[0].name: end}

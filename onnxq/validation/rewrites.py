@@ -24,6 +24,7 @@ from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
 from onnxq.migration import migrated
 from onnxq.network import Making, NetworkSolution, Ranges, solve_network
+from onnxq.passes.equalise import find_groups
 from onnxq.plan import Plan, make_plan, without_chosen
 from onnxq.progress import silent
 from onnxq.validation.folds import Fold, Folds
@@ -49,6 +50,7 @@ class Rewrite(Enum):
 
     NONE = "nothing"
     EQUALIZED = "channels equalised"
+    RAISED = "channels equalised, through clips too"
     MIGRATED = "channels equalised and ranges migrated"
 
 
@@ -83,7 +85,8 @@ def rewritten(model: Model, config: Config, choice: Choice, feeds: Sequence[Feed
     plan = make_plan(model, config, choice)
     large = sum(p.layer.parameters for p in plan.layers) > LARGE
     settled = without_chosen(model, plan)
-    ready = equalised(model, settled, feeds, second_order=config.second_order)
+    through_clips = rewrite is Rewrite.RAISED
+    ready = equalised(model, settled, feeds, second_order=config.second_order, through_clips=through_clips)
     if large:
         free_old_graphs()
     if rewrite is Rewrite.MIGRATED:
@@ -108,12 +111,13 @@ def judge_plain(model: Model, config: Config, choice: Choice, folds: Folds) -> P
     judged: dict[Rewrite, list[Judgement]] = {}
     nearest: dict[Ranges, list[Judgement]] = {}
     wide = _at_least_8(model, config, choice)
+    rewrites = _worth_trying(model, config, choice)
     for index, cut in enumerate(folds.cuts):
         if index >= CUTS and sum(len(c.judged.indices) for c in folds.cuts[:index]) >= ENOUGH:
             break
         trial = _Trial(cut, first_samples(cut.fitted, FITTED), exact_outputs(model, first_samples(cut.judged, JUDGED)))
         last = None
-        for rewrite in Rewrite if config.equalise else (Rewrite.NONE,):
+        for rewrite in rewrites:
             ready = rewritten(model, config, choice, trial.fitted, rewrite)
             if ready is not last:
                 found = trial.judged(ready, *wide)
@@ -124,10 +128,19 @@ def judge_plain(model: Model, config: Config, choice: Choice, folds: Folds) -> P
             last = ready
     errors = {rewrite: together(parts) for rewrite, parts in judged.items()}
     best = Rewrite.NONE
-    for rewrite in errors:
+    for rewrite in rewrites:
         if errors[rewrite].error <= ADVANTAGE * errors[best].error:
             best = rewrite
     return Plainest(best, errors, {ranges: together(parts) for ranges, parts in nearest.items()})
+
+
+def _worth_trying(model: Model, config: Config, choice: Choice) -> tuple[Rewrite, ...]:
+    """The rewrites that may change something, the lesser ones first."""
+    if not config.equalise:
+        return (Rewrite.NONE,)
+    groups = find_groups(model, [p.layer for p in make_plan(model, config, choice).layers])
+    clipped = any(group.clips for group in groups)
+    return tuple(rewrite for rewrite in Rewrite if clipped or rewrite is not Rewrite.RAISED)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def _loses(ours: Judgement, rival: Judgement, room: float) -> bool:
 
 def _left_out(config: Config, plainest: Plainest) -> Iterator[Remark]:
     """What a rewrite that was asked for and left out would have cost."""
-    if not config.equalise or plainest.rewrite is Rewrite.MIGRATED:
+    if not config.equalise or plainest.rewrite in (Rewrite.RAISED, Rewrite.MIGRATED):
         return
     without = plainest.judged[plainest.rewrite]
     beside = plainest.judged[Rewrite.MIGRATED]
