@@ -15,7 +15,7 @@ from onnx import helper
 
 from onnxq.ir.constant import is_plain
 from onnxq.ir.copying import copy_graph
-from onnxq.ir.outline import outline_of
+from onnxq.ir.outline import Outline, outline_of
 from onnxq.ir.reads import reads
 from onnxq.ir.tensor import TensorInfo
 from onnxq.selection import CHOSEN, not_comparable
@@ -131,6 +131,11 @@ class Model:
     def not_comparable(self) -> Mapping[str, str]:
         """Tensors that two runs may make otherwise without a fault, and why, by name."""
         return not_comparable(outline_of(self.graph).proto.graph)
+
+    @cached_property
+    def parts(self) -> dict[frozenset[str], Outline]:
+        """Parts of the graph that were written as messages so far, by the names of their nodes."""
+        return {}
 
     @cached_property
     def order(self) -> Mapping[int, int]:

@@ -41,6 +41,12 @@ class Outline:
     proto: onnx.ModelProto
     constants: dict[str, gs.Constant | NDArray[np.float32]]
 
+    def copied(self) -> Outline:
+        """A message of its own beside the same large constants."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return Outline(proto, dict(self.constants))
+
     def add(self, name: str, values: NDArray[np.float32]) -> None:
         """Take in one more constant."""
         if values.nbytes >= size.LITTLE:

@@ -47,11 +47,20 @@ def _type_of(kind: Kind) -> onnx.TypeProto:
 def part_model(model: Model, nodes: Collection[str], name: str) -> Outline:
     """Nodes with their constants; what goes in and out of them is given by :func:`set_ends`.
 
+    A part is written once for each model, and copied: its large constants are not in the message.
+
     Args:
         model: the whole model.
         nodes: names of those wanted.
         name: of the new graph.
     """
+    wanted = frozenset(nodes)
+    if wanted not in model.parts:
+        model.parts[wanted] = _written(model, wanted, name)
+    return model.parts[wanted].copied()
+
+
+def _written(model: Model, nodes: frozenset[str], name: str) -> Outline:
     graph = gs.Graph(
         nodes=[node for node in model.graph.nodes if node.name in nodes],
         opset=model.graph.opset,
