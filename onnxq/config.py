@@ -19,7 +19,6 @@ from onnxq.budget import parse_budgets
 from onnxq.candidate import Candidate, parse_candidates
 from onnxq.errors import ConfigError
 from onnxq.learning import RECONSTRUCTION, Refinement, Tuning
-from onnxq.quant.packing import OPSET as PACKING_OPSET
 from onnxq.target import Target, read_target
 
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
@@ -28,6 +27,8 @@ FLOAT_BITS = 32
 """Bits of a tensor that is left in floating point."""
 CONTAINERS = ("packed", "int4", "int8")
 """How weights of less than 8 bits may be stored."""
+UNPACKING_OPSET = {2: 25, 3: 25, 4: 21, 5: 25, 6: 25, 7: 18}
+"""The operator set that unpacking needs (:mod:`onnxq.quant.packing`), by bits of the weights."""
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -164,6 +165,11 @@ class Config:
         """What the target takes."""
         return read_target(self.target)
 
+    @property
+    def form(self) -> str:
+        """How small weights are stored where all forms are possible: one of :data:`CONTAINERS`."""
+        return self.rules.container if self.container == "auto" else self.container
+
     def stored(self, weights: int, activations: int, *, window: bool) -> str:
         """How weights are stored that have one scale a channel: one of :data:`CONTAINERS`.
 
@@ -172,7 +178,7 @@ class Config:
             activations: bits of what they meet; 32 is float.
             window: they are those of a convolution.
         """
-        form = self.rules.container if self.container == "auto" else self.container
+        form = self.form
         if form == "packed" and activations > 8 and not window and weights <= 4:
             form = "int4"  # the kernel that takes 4 bits beside floats takes no others
         return "int8" if weights > (7 if form == "packed" else 4) else form
@@ -191,7 +197,7 @@ class Config:
         if 16 in (bits.weights, bits.activations) or "int4" in forms or self.blocked(bits.weights, bits.activations):
             needed.append(21)
         if "packed" in forms:
-            needed.append(PACKING_OPSET[bits.weights])
+            needed.append(UNPACKING_OPSET[bits.weights])
         return max(needed)
 
     @property

@@ -31,7 +31,7 @@ from onnx import helper, numpy_helper
 
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.emit.half import narrow_constants
-from onnxq.emit.packed import emit_packed
+from onnxq.emit.packed import emit_packed, pays
 from onnxq.emit.spare import spare_outputs
 from onnxq.emit.tables import emit_tables
 from onnxq.ir.header import write_notes_of_constants
@@ -152,8 +152,9 @@ class _Writer:
             scale = scale.reshape(())
         zeros = np.full(scale.shape, zero, stored.dtype)
         base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
-        if form == "packed":
-            self._nodes[layer.name].input[1] = self._dequantise_packed(base, pack(stored, bits, axis), scale, axis)
+        packing = pack(stored, bits, axis) if form == "packed" else None
+        if packing is not None and pays(packing, base):
+            self._nodes[layer.name].input[1] = self._dequantise_packed(base, packing, scale, axis)
             return
         real = solution.dequantized(layer.channel_axis) if bits == 8 and self._target.float_weights else None
         self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis, real)
@@ -255,7 +256,7 @@ class _Writer:
     def _dequantise_packed(self, base: str, packing: Packing, scale: NDArray[np.float32], axis: int) -> str:
         """A DequantizeLinear behind integers that are unpacked on the way."""
         along: dict[str, Any] = {"axis": axis} if scale.ndim else {}
-        integers = emit_packed(packing, base, self._node, self._constant, self._helper)
+        integers = emit_packed(packing, base, self._unpacking, self._constant, self._helper)
         zeros = np.zeros(scale.shape, np.int8)
         grid = [self._constant(f"{base}/scale", scale), self._constant(f"{base}/zero_point", zeros)]
         return self._node("DequantizeLinear", [integers, *grid], f"{base}/dequantized", **along)
@@ -264,6 +265,12 @@ class _Writer:
         made = output if fixed else self._fresh(output)
         node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), **attributes)
         self._graph.node.append(node)
+        return made
+
+    def _unpacking(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """A node called like what it makes: names count where there are many."""
+        made = self._fresh(output)
+        self._graph.node.append(helper.make_node(op, list(inputs), [made], made, **attributes))
         return made
 
     def _constant(self, base: str, value: NDArray[np.generic]) -> str:

@@ -36,9 +36,6 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-OPSET: Final = {2: 25, 3: 25, 4: 21, 5: 25, 6: 25, 7: 18}
-"""The operator set that unpacking needs, by bits of the weights."""
-
 RESULT: Final = "quantized"
 """Name of the int8 weights among the steps."""
 
@@ -68,11 +65,13 @@ class Packing:
         parts: stored tensors of this weight by name, in types of 2, 4 or 8 bits.
         helpers: small constants by name, which weights may share where they have the same value.
         steps: from the parts to :data:`RESULT`, int8, in the weight's shape.
+        size: number of weights.
     """
 
     parts: Mapping[str, NDArray[Any]]
     helpers: Mapping[str, NDArray[Any]]
     steps: tuple[Step, ...]
+    size: int
 
 
 def pack(integers: NDArray[np.integer[Any]], bits: int, axis: int = 0) -> Packing:
@@ -96,7 +95,7 @@ def pack(integers: NDArray[np.integer[Any]], bits: int, axis: int = 0) -> Packin
         Step(last.op, last.inputs, "codes", last.attributes),
         Step("Add", ("codes", "offsets"), RESULT),
     )
-    return Packing({**packing.parts, "offsets": offsets}, packing.helpers, steps)
+    return Packing({**packing.parts, "offsets": offsets}, packing.helpers, steps, codes.size)
 
 
 def _on_one_grid(
@@ -120,7 +119,7 @@ def _on_one_grid(
 
 def _whole(codes: NDArray[np.int8], bits: int) -> Packing:
     kind = ml_dtypes.int2 if bits == 2 else ml_dtypes.int4
-    return Packing({"packed": codes.astype(kind)}, {}, (_cast("packed", RESULT),))
+    return Packing({"packed": codes.astype(kind)}, {}, (_cast("packed", RESULT),), codes.size)
 
 
 def _with_signs(codes: NDArray[np.int8], bits: int) -> Packing:
@@ -138,29 +137,29 @@ def _with_signs(codes: NDArray[np.int8], bits: int) -> Packing:
         "signs": paired.astype(ml_dtypes.int2),
     }
     helpers: dict[str, NDArray[Any]] = {"minus two": np.array(-2, np.int8)}
-    steps = [_cast("packed", "low bits"), _cast("signs", "first signs")]
-    ahead = "first signs"
+    steps = [_cast("packed", "low"), _cast("signs", "first")]
+    ahead = "first"
     if codes.shape[axis] % 2:
         helpers |= {"from": np.zeros(1, np.int64), "to": np.array([-1]), "along": np.array([axis])}
-        ahead = "paired signs"
-        steps.append(Step("Slice", ("first signs", "from", "to", "along"), ahead))
+        ahead = "paired"
+        steps.append(Step("Slice", ("first", "from", "to", "along"), ahead))
     steps += [
-        Step("Mod", (ahead, "minus two"), "second signs"),
-        Step("Concat", ("first signs", "second signs"), "all signs", {"axis": axis}),
-        Step("BitwiseXor", ("low bits", "all signs"), RESULT),
+        Step("Mod", (ahead, "minus two"), "second"),
+        Step("Concat", ("first", "second"), "bent", {"axis": axis}),
+        Step("BitwiseXor", ("low", "bent"), RESULT),
     ]
-    return Packing(parts, helpers, tuple(steps))
+    return Packing(parts, helpers, tuple(steps), codes.size)
 
 
 def _with_high_bits(codes: NDArray[np.int8], _: int) -> Packing:
-    parts = {"packed": (codes & 15).astype(ml_dtypes.uint4), "high": (codes >> 4).astype(ml_dtypes.int2)}
+    parts = {"packed": (codes & 15).astype(ml_dtypes.uint4), "top": (codes >> 4).astype(ml_dtypes.int2)}
     steps = (
-        _cast("packed", "low bits"),
-        _cast("high", "high bits"),
-        Step("Mul", ("high bits", "sixteen"), "raised bits"),
-        Step("Add", ("low bits", "raised bits"), RESULT),
+        _cast("packed", "low"),
+        _cast("top", "high"),
+        Step("Mul", ("high", "sixteen"), "raised"),
+        Step("Add", ("low", "raised"), RESULT),
     )
-    return Packing(parts, {"sixteen": np.array(16, np.int8)}, steps)
+    return Packing(parts, {"sixteen": np.array(16, np.int8)}, steps, codes.size)
 
 
 def _in_lowest_bits(codes: NDArray[np.int8], _: int) -> Packing:
@@ -179,10 +178,10 @@ def _in_lowest_bits(codes: NDArray[np.int8], _: int) -> Packing:
         "shape": np.array(codes.shape, np.int64),
     }
     steps = [
-        Step("Mod", ("packed", "two"), "lowest bits"),
+        Step("Mod", ("packed", "two"), "lowest"),
         Step(
             "QLinearMatMul",
-            ("weighing", "one", "nothing", "lowest bits", "one", "nothing", "one", "minus 64"),
+            ("weighing", "one", "nothing", "lowest", "one", "nothing", "one", "minus 64"),
             "eighth",
         ),
         Step("BitwiseAnd", ("packed", "minus two"), "doubled"),
@@ -192,10 +191,10 @@ def _in_lowest_bits(codes: NDArray[np.int8], _: int) -> Packing:
     rows_of = "all"
     if codes.size % 8:
         rows_of = "cut"
-        helpers |= {"line": np.array([-1]), "from": np.zeros(1, np.int64), "to": np.array([codes.size])}
-        steps += [Step("Reshape", ("all", "line"), "one line"), Step("Slice", ("one line", "from", "to"), rows_of)]
+        helpers |= {"flat": np.array([-1]), "from": np.zeros(1, np.int64), "to": np.array([codes.size])}
+        steps += [Step("Reshape", ("all", "flat"), "line"), Step("Slice", ("line", "from", "to"), rows_of)]
     steps.append(Step("Reshape", (rows_of, "shape"), RESULT))
-    return Packing({"packed": (2 * whole + bits).astype(np.int8)}, helpers, tuple(steps))
+    return Packing({"packed": (2 * whole + bits).astype(np.int8)}, helpers, tuple(steps), codes.size)
 
 
 _FORMS: Final = {
