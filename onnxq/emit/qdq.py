@@ -34,6 +34,7 @@ from onnxq.emit.half import narrow_constants
 from onnxq.emit.packed import emit_packed, pays
 from onnxq.emit.spare import spare_outputs
 from onnxq.emit.tables import emit_tables
+from onnxq.emit.windows import write_out_windows
 from onnxq.ir.header import write_notes_of_constants
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
@@ -110,6 +111,7 @@ class _Writer:
         self._names = {name for n in self._graph.node for name in (*n.input, *n.output, n.name)}
         self._names |= {t.name for t in (*self._graph.initializer, *self._graph.input, *self._graph.output)}
         self._pairs: dict[tuple[str, str], str] = {}
+        self._kernels: dict[str, Sequence[int]] = {}
         self._helpers: dict[tuple[str, bytes], str] = {}
         values = [v for v in (*self._graph.value_info, *self._graph.input) if v.type.tensor_type.HasField("shape")]
         self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
@@ -145,6 +147,8 @@ class _Writer:
             stored = integers.astype(ml_dtypes.int4)
         else:
             stored = integers.astype(np.int8)
+        if layer.window is not None:
+            self._kernels[layer.name] = layer.window.kernel
         scale, axis = solution.weight.scale, layer.channel_axis
         if apart or (solution.input is not None and solution.input.spec.bits == 16):
             stored, axis = self._apart(layer, stored)
@@ -216,6 +220,7 @@ class _Writer:
         """The model with its nodes in order and without what nothing reads any more."""
         spare_outputs(self._graph, self._fresh)
         sort_nodes(self._graph)
+        write_out_windows(self._graph, self._kernels)
         self._outline.drop_unread()
         del self._graph.value_info[:]
         return self._outline.filled()
