@@ -2,7 +2,7 @@
 
     python benchmarks/allocation.py                               the bundled network
     python benchmarks/allocation.py --assets DIR --cases a        networks described by DIR/cases.py (see accuracy.py)
-    ... --candidates w2a8,w4a8,w8a8 --over packed --budgets 0.13,0.2 --front 20 --scaled --out results
+    ... --candidates w2a8,w4a8,w8a8 --over size --budgets 0.13,0.2 --front 20 --scaled --out results
 
 First and last layers are free like the others, but at 8 bits in uniform allocations. `packed` counts k bits for a k-bit
 weight, as runtimes store them that have no containers; `size` counts the bytes of the file, where 2 and 3 bits take 4
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path)
     parser.add_argument("--cases", default="")
     parser.add_argument("--candidates", default="w2a8,w3a8,w4a8,w5a8,w6a8,w7a8,w8a8")
-    parser.add_argument("--over", default="packed")
+    parser.add_argument("--over", default="size")
     parser.add_argument("--budgets", type=_shares, default=_shares("0.11,0.125,0.13,0.15,0.18,0.2,0.25"))
     parser.add_argument("--equal", type=_shares, default=_shares("0.13"))
     parser.add_argument("--method", choices=["full", "scaled"], default="full")

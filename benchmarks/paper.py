@@ -37,7 +37,7 @@ IMAGENET = Preprocess(resize=256, crop=224, scale="1/255", mean=(0.485, 0.456, 0
 
 MIXED: dict[str, Any] = {
     "candidates": "w2a8,w3a8,w4a8,w5a8,w6a8,w7a8,w8a8",
-    "budget": "packed=0.13",
+    "budget": "size=0.13",
     "edge_bits": "same",
 }
 BATCH = 32

@@ -13,8 +13,7 @@ LOSS = "loss"
 
 QUANTITIES = {
     LOSS: "distance of the network's output from the float network's, in the units of the sensitivities",
-    "size": "bytes stored for weights, scales, zero points and biases",
-    "packed": "the same if weights of k bits took k bits each, whatever container holds them",
+    "size": "bytes of the file",
     "bops": "bit operations of a sample: multiplications × weight bits × activation bits",
     "energy": "picojoules of a sample, by a table",
     "latency": "milliseconds of a run",
@@ -22,7 +21,6 @@ QUANTITIES = {
 
 _UNITS: dict[str, dict[str, float]] = {
     "size": {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "B": 1},
-    "packed": {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "B": 1},
     "latency": {"ms": 1, "us": 1e-3, "s": 1e3},
     "energy": {"pJ": 1, "nJ": 1e3, "uJ": 1e6, "mJ": 1e9},
     "bops": {"G": 1e9, "M": 1e6, "ops": 1},

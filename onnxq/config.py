@@ -25,6 +25,10 @@ WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 ActivationBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
 FLOAT_BITS = 32
 """Bits of a tensor that is left in floating point."""
+CONTAINERS = ("packed", "int4", "int8")
+"""How weights of less than 8 bits may be stored."""
+UNPACKING_OPSET = {2: 25, 3: 25, 4: 21, 5: 25, 6: 25, 7: 18}
+"""The operator set that unpacking needs (:mod:`onnxq.quant.packing`), by bits of the weights."""
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -70,8 +74,11 @@ class Config:
             the layers (:mod:`onnxq.target` has the rules and their sources). Bits that none of its layers may have
             are refused, candidates among them. Where only some kinds of layers may have them, the others get the
             least that has as many, or stay in float, and the report says so.
-        container: how weights of 4 bits and less are stored: ``int4`` for a small file, ``int8`` for
-            integer kernels on a CPU; ``auto`` is int4.
+        container: how weights of 7 bits and less are stored beside quantised activations. ``packed`` takes their
+            bits, in operators on constants that onnxruntime works out when it starts (:mod:`onnxq.quant.packing`):
+            a small file and integer kernels. ``int8`` takes a byte each, which integer kernels of every runtime
+            read. ``int4`` takes the standard's type of 4 bits up to 4 bits and a byte above. ``auto`` is the
+            target's own: packed for onnxruntime, int4 for the others.
         attention: bits of both operands of products of two activations (attention scores and context), 8, or
             32 to leave them in float; with ``activations`` of 16 and 32 they stay in float too.
         embeddings: bits of tables that rows are looked up in, 4, 8, or 32 to leave them in float; ``same``
@@ -111,7 +118,7 @@ class Config:
     table_samples: Annotated[int, Field(ge=1)] = 64
     mode: Literal["sequential", "parallel"] = "sequential"
     target: Literal["onnxruntime", "tensorrt", "qnn", "openvino", "generic"] = "onnxruntime"
-    container: Literal["auto", "int4", "int8"] = "auto"
+    container: Literal["auto", "packed", "int4", "int8"] = "auto"
     attention: Literal[8, 32] = 8
     embeddings: Literal[4, 8, 32, "same"] = "same"
     block: Literal[16, 32, 64, 128, 256] | None = 32
@@ -158,21 +165,45 @@ class Config:
         """What the target takes."""
         return read_target(self.target)
 
-    def integer_weights(self, bits: int) -> bool:
-        """Whether weights of so many bits are stored as 8-bit integers, which integer kernels take."""
-        return 4 < bits <= 8 or (bits <= 4 and self.container == "int8")
+    @property
+    def form(self) -> str:
+        """How small weights are stored where all forms are possible: one of :data:`CONTAINERS`."""
+        return self.rules.container if self.container == "auto" else self.container
 
-    def opset_of(self, weights: Iterable[int], activations: Iterable[int]) -> int:
-        """The lowest operator set that has the types of some bits."""
-        weights = set(weights)
-        packed = min(weights) <= 4 and self.container != "int8"
-        return max(21 if packed or 16 in weights | set(activations) else 13, self.rules.minimum_opset)
+    def stored(self, weights: int, activations: int, *, window: bool) -> str:
+        """How weights are stored that have one scale a channel: one of :data:`CONTAINERS`.
+
+        Args:
+            weights: their bits.
+            activations: bits of what they meet; 32 is float.
+            window: they are those of a convolution.
+        """
+        form = self.form
+        if form == "packed" and activations > 8 and not window and weights <= 4:
+            form = "int4"  # the kernel that takes 4 bits beside floats takes no others
+        return "int8" if weights > (7 if form == "packed" else 4) else form
+
+    def integer_weights(self, bits: int) -> bool:
+        """Whether weights of so many bits become 8-bit integers beside 8-bit activations, for integer kernels."""
+        return bits <= 8 and self.stored(bits, 8, window=True) != "int4"
+
+    def opset_of(self, candidates: Iterable[Candidate]) -> int:
+        """The lowest operator set that has the types and operators of some bits."""
+        return max((self._opset_of(bits) for bits in candidates), default=self.rules.minimum_opset)
+
+    def _opset_of(self, bits: Candidate) -> int:
+        forms = {self.stored(bits.weights, bits.activations, window=window) for window in (True, False)}
+        needed = [13, self.rules.minimum_opset]
+        if 16 in (bits.weights, bits.activations) or "int4" in forms or self.blocked(bits.weights, bits.activations):
+            needed.append(21)
+        if "packed" in forms:
+            needed.append(UNPACKING_OPSET[bits.weights])
+        return max(needed)
 
     @property
     def opset(self) -> int:
         """The lowest operator set that has the types asked for."""
-        least = self.opset_of((self.weights, self.edge_weights), (self.activations,))
-        return 21 if self.blocked(self.weights, self.activations) else least
+        return self.opset_of(Candidate(bits, self.activations) for bits in (self.weights, self.edge_weights))
 
     def blocked(self, weights: int, activations: int) -> bool:
         """Whether a matrix of these bits has a scale for each block of inputs."""

@@ -1,7 +1,7 @@
 """The emitted model on its way through the gate: where it fails, safer forms of what is to blame are tried.
 
 onnxruntime's fusions differ from version to version, and one of them may go wrong on a form that all others run. The
-trace of the gate names a layer or a quantised tensor. What is tried then, one after the other: the layer's 4-bit
+trace of the gate names a layer or a quantised tensor. What is tried then, one after the other: the layer's small
 weights stored in bytes, and its matrix stored so that no kernel rounds its float input, neither of which changes a
 number; its output left in float for whoever reads it; its input left in float. What is left in float is more precise
 than asked for, but not what was asked for: the report counts those layers among the missed. A fault that outlives all
@@ -20,7 +20,7 @@ import onnx
 from onnxq.apart import first_apart
 from onnxq.config import Config
 from onnxq.data import Feed
-from onnxq.emit.qdq import emit, packed
+from onnxq.emit.qdq import emit, stored_form
 from onnxq.execute.ort import Session
 from onnxq.gate import FaultError, Outputs, pass_gate, require_finite
 from onnxq.ir.layer import Layer
@@ -122,7 +122,7 @@ class _Mending:
     def remedy(self, found: FirstDifference) -> bool:
         """Take the next safer form for what is to blame; False where there is none left."""
         layer = self._layer(found)
-        small = layer is not None and packed(self._network.layers[layer.name], self._config)
+        small = layer is not None and stored_form(layer, self._network.layers[layer.name], self._config) != "int8"
         if layer is not None and small and layer.name not in self._whole:
             self._whole.add(layer.name)
             self.told.append(Remark(layer.name, f"its weights take a byte each: in onnxruntime, {found}"))

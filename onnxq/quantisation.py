@@ -250,7 +250,7 @@ class Clock:
 def opset_of(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
     """The lowest operator set that has the types of the bits."""
     used = None if choice is None else [c for c in choice.values() if c != FLOAT]
-    return config.opset_of([c.weights for c in used], [c.activations for c in used]) if used else config.opset
+    return config.opset_of(used) if used else config.opset
 
 
 def _identity(

@@ -32,7 +32,7 @@ from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.execute.ort import Session
 
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
-MIX = onnxq.Config(candidates=("w2a8", "w4a8", "w8a8"), budget=("size=0.7",), edge_bits="same", table_samples=16)
+MIX = onnxq.Config(candidates=("w2a8", "w4a8", "w8a8"), budget=("size=0.72",), edge_bits="same", table_samples=16)
 
 
 def chosen(*bits: Candidate, loss: float = 0.0) -> BitAllocation:
@@ -84,7 +84,7 @@ def test_an_allocation_of_other_layers_is_refused() -> None:
 def test_candidates_and_a_budget_make_a_file_within_it() -> None:
     moments: list[onnxq.Progress] = []
     result = onnxq.quantize(tiny_model(), tiny_images(24), MIX, progress=moments.append)
-    assert result.model.ByteSize() <= 0.7 * tiny_model().ByteSize()
+    assert result.model.ByteSize() <= 0.72 * tiny_model().ByteSize()
     account = result.report.allocation
     assert account is not None
     assert account["status"] == "optimal"
@@ -240,7 +240,7 @@ def test_a_table_once_measured_serves_every_budget_and_its_allocation_quantises(
     table = problem_from_json(Path("table.json").read_text())
     assert (table.layers, table.sensitivity.samples, table.model) == (tuple(LAYERS), 10, "net.onnx")
     sizes = []
-    for share in ("0.7", "0.75", "0.9"):
+    for share in ("0.72", "0.75", "0.9"):
         result = run("allocate", "table.json", "--budget", f"size={share}", "-o", "bits.json", "--json")
         assert result.exit_code == 0, result.output
         found = json.loads(result.stdout)
@@ -284,7 +284,7 @@ def test_latencies_from_a_csv_go_into_the_table_and_several_budgets_hold_at_once
     lines = [f"{name},{bits},{spent}" for name in LAYERS for bits, spent in (("float", 3), ("w4a8", 2), ("w8a8", 1))]
     Path("npu.csv").write_text("layer,candidate,milliseconds\n" + "\n".join(lines) + "\n")
     make_table("--latency-table", "npu.csv")
-    result = run("allocate", "table.json", "--budget", "size=0.75", "--budget", "latency=0.6", "--json")
+    result = run("allocate", "table.json", "--budget", "size=0.78", "--budget", "latency=0.6", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["costs"]["latency"] <= 5.4
@@ -309,7 +309,7 @@ def test_measured_latency_can_be_a_budget(place: Path) -> None:
             "table.json",
             "--budget",
             "latency=3ms",
-        ): "the table holds no latency; it holds loss, size, packed",
+        ): "the table holds no latency; it holds loss, size",
         ("allocate", "table.json", "--fix", "first"): "--fix 'first' is not understood",
         ("allocate", "table.json", "--plot", "front.svg"): "ask for one with --pareto",
         ("allocate", "table.json", "--pareto", "--plot", "front.bmp"): "let its name end in .svg or .png",
@@ -342,8 +342,7 @@ def test_what_cannot_be_used_ends_in_a_sentence_and_2(place: Path, words: tuple[
     table = """{"model": "", "layers": ["a"], "candidates": ["w4a8"], "edges": [], "agreements": [], "sensitivity":
         {"metric": "kl", "method": "full", "samples": 1, "loss": [[1]], "error": [[0]],
          "reference": {}, "reference_loss": 0},
-        "costs": {"size": {"values": [[5]], "whole": 10, "rest": 0, "source": ""},
-                  "packed": {"values": [[5]], "whole": 10, "rest": 0, "source": ""}}}"""
+        "costs": {"size": {"values": [[5]], "whole": 10, "rest": 0, "source": ""}}}"""
     Path("table.json").write_text(table)
     result = run(*words)
     assert result.exit_code == 2, result.output
@@ -385,12 +384,12 @@ def test_tables_in_a_work_directory_serve_other_budgets_and_no_other_samples(
 
     first = run("size=0.9")
     assert len(measured) == 1
-    other = run("size=0.7", resume=True)
+    other = run("size=0.72", resume=True)
     again = run("size=0.9", resume=True)
     assert len(measured) == 1
     assert stored(other) != stored(first)
     assert again.model.SerializeToString() == first.model.SerializeToString()
-    alone = onnxq.quantize(tiny_model(), images, MIX)  # budget size=0.7, without a folder
+    alone = onnxq.quantize(tiny_model(), images, MIX)  # budget size=0.72, without a folder
     assert other.model.SerializeToString() == alone.model.SerializeToString()
     with pytest.raises(ConfigError, match="resume it, or give another directory"):
         run("size=0.9")

@@ -111,7 +111,7 @@ def test_bits_are_chosen_by_outputs_of_any_kind(outputs: str, tail: str) -> None
     text = f"(float[N,16] x) => ({outputs}) {{ a = Gemm(x, w0, b0) r = Relu(a) b = Gemm(r, w1) {tail} }}"
     model = build(text, sh=np.array([-1, 16]), nil=np.asarray(np.float32(0)), **LAYERS)
     onnx.checker.check_model(model)
-    config = Config(candidates=("w2a8", "w4a8", "w8a8"), budget=("packed=0.9",), edge_bits="same")
+    config = Config(candidates=("w2a8", "w4a8", "w8a8"), budget=("size=0.9",), edge_bits="same")
     result = quantize(model, normal(5, 64, 16), config)
     assert result.report.ok and result.report.allocation is not None
     assert np.isfinite(result.report.allocation["measured_loss"])

@@ -73,9 +73,10 @@ FIELDS = {
     ),
     "container": _field(
         "container",
-        "How weights of 4 bits and less are stored: int4 for a small file, int8 for integer kernels on a CPU; "
-        "auto is int4.",
-        metavar="auto|int4|int8",
+        "How weights of 7 bits and less are stored: packed takes their bits, which onnxruntime unpacks for its integer "
+        "kernels when it starts; int8 a byte each; int4 the standard's 4-bit type. auto is packed for onnxruntime and "
+        "int4 for other targets.",
+        metavar="auto|packed|int4|int8",
     ),
     "attention": _field(
         "attention",

@@ -29,11 +29,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnxq.config import Config
+from onnxq.config import FLOAT_BITS, Config
 from onnxq.emit.bounds import drop_superfluous_bounds
 from onnxq.emit.half import narrow_constants
+from onnxq.emit.packed import emit_packed, pays
 from onnxq.emit.spare import spare_outputs
 from onnxq.emit.tables import emit_tables
+from onnxq.emit.windows import write_out_windows
 from onnxq.ir.header import write_notes_of_constants
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
@@ -42,6 +44,7 @@ from onnxq.ir.outline import Outline
 from onnxq.ir.save import to_outline
 from onnxq.ir.table import Table
 from onnxq.plan import LayerPlan, Plan
+from onnxq.quant.packing import Packing, pack
 from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale, free_bias_scale
 from onnxq.quant.spec import Granularity, QuantParams
 from onnxq.quant.table import TableSolution
@@ -83,20 +86,21 @@ def emit(
         if solution.weight.scale.ndim == 2:
             writer.quantise_blocks(layer, solution)
         else:
-            two_a_byte = packed(solution, config) and layer.name not in whole
-            writer.quantise_weight(layer, solution, two_a_byte, layer.name in apart)
+            form = "int8" if layer.name in whole else stored_form(layer, solution, config)
+            writer.quantise_weight(layer, solution, form, layer.name in apart)
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
     proto = writer.finish()
-    write_notes_of_constants(proto, model.header, ("/quantized", "/float"))
+    write_notes_of_constants(proto, model.header, ("/quantized", "/packed", "/float"))
     if model.header.half:
         narrow_constants(proto)
     return proto
 
 
-def packed(solution: LayerSolution, config: Config) -> bool:
-    """Whether a layer's weights are stored two to a byte."""
-    return solution.weight.spec.bits <= 4 and config.container != "int8"
+def stored_form(layer: Layer, solution: LayerSolution, config: Config) -> str:
+    """How a layer's weights are stored: one of :data:`onnxq.config.CONTAINERS`."""
+    activations = FLOAT_BITS if solution.input is None else solution.input.spec.bits
+    return config.stored(solution.weight.spec.bits, activations, window=layer.window is not None)
 
 
 class _Writer:
@@ -108,6 +112,8 @@ class _Writer:
         self._names = {name for n in self._graph.node for name in (*n.input, *n.output, n.name)}
         self._names |= {t.name for t in (*self._graph.initializer, *self._graph.input, *self._graph.output)}
         self._pairs: dict[tuple[str, str], str] = {}
+        self._kernels: dict[str, Sequence[int]] = {}
+        self._helpers: dict[tuple[str, bytes], str] = {}
         values = [v for v in (*self._graph.value_info, *self._graph.input) if v.type.tensor_type.HasField("shape")]
         self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
 
@@ -130,7 +136,7 @@ class _Writer:
             self._pairs[key] = self._pair(layer.input, layer.input, params, None)
         self._nodes[layer.name].input[0] = self._pairs[key]
 
-    def quantise_weight(self, layer: Layer, solution: LayerSolution, two_a_byte: bool, apart: bool) -> None:
+    def quantise_weight(self, layer: Layer, solution: LayerSolution, form: str, apart: bool) -> None:
         """Store the integers behind a DequantizeLinear, or floats on their grid before a QuantizeLinear too."""
         bits, integers, zero = solution.weight.spec.bits, solution.integers, 0
         if bits == 8 and self._target.layers[layer.op].unsigned:
@@ -138,10 +144,12 @@ class _Writer:
             stored = (integers + zero).astype(np.uint8)
         elif bits == 16:
             stored = integers.astype(np.int16)
-        elif two_a_byte:
+        elif form == "int4":
             stored = integers.astype(ml_dtypes.int4)
         else:
             stored = integers.astype(np.int8)
+        if layer.window is not None:
+            self._kernels[layer.name] = layer.window.kernel
         scale, axis = solution.weight.scale, layer.channel_axis
         if apart or (solution.input is not None and solution.input.spec.bits == 16):
             stored, axis = self._apart(layer, stored)
@@ -149,6 +157,10 @@ class _Writer:
             scale = scale.reshape(())
         zeros = np.full(scale.shape, zero, stored.dtype)
         base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
+        packing = pack(stored, bits, axis) if form == "packed" else None
+        if packing is not None and pays(packing, base):
+            self._nodes[layer.name].input[1] = self._dequantise_packed(base, packing, scale, axis)
+            return
         real = solution.dequantized(layer.channel_axis) if bits == 8 and self._target.float_weights else None
         self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis, real)
 
@@ -210,6 +222,7 @@ class _Writer:
         spare_outputs(self._graph, self._fresh)
         drop_superfluous_bounds(self._graph)
         sort_nodes(self._graph)
+        write_out_windows(self._graph, self._kernels)
         self._outline.drop_unread()
         del self._graph.value_info[:]
         return self._outline.filled()
@@ -247,16 +260,37 @@ class _Writer:
             first = self._node("QuantizeLinear", [first, *grid], f"{base}/quantized", **along)
         return self._node("DequantizeLinear", [first, *grid], f"{base}/dequantized", **along)
 
+    def _dequantise_packed(self, base: str, packing: Packing, scale: NDArray[np.float32], axis: int) -> str:
+        """A DequantizeLinear behind integers that are unpacked on the way."""
+        along: dict[str, Any] = {"axis": axis} if scale.ndim else {}
+        integers = emit_packed(packing, base, self._unpacking, self._constant, self._helper)
+        zeros = np.zeros(scale.shape, np.int8)
+        grid = [self._constant(f"{base}/scale", scale), self._constant(f"{base}/zero_point", zeros)]
+        return self._node("DequantizeLinear", [integers, *grid], f"{base}/dequantized", **along)
+
     def _node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
         made = output if fixed else self._fresh(output)
         node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), **attributes)
         self._graph.node.append(node)
         return made
 
+    def _unpacking(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """A node called like what it makes: names count where there are many."""
+        made = self._fresh(output)
+        self._graph.node.append(helper.make_node(op, list(inputs), [made], made, **attributes))
+        return made
+
     def _constant(self, base: str, value: NDArray[np.generic]) -> str:
         name = self._fresh(base)
         self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
+
+    def _helper(self, name: str, value: NDArray[np.generic]) -> str:
+        """A constant that all who ask for its name and value share."""
+        key = (name, value.tobytes())
+        if key not in self._helpers:
+            self._helpers[key] = self._constant(f"unpacking/{name}", value)
+        return self._helpers[key]
 
     def _fresh(self, name: str) -> str:
         unique, count = name, 1

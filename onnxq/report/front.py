@@ -58,7 +58,7 @@ def show_front(console: Console, front: Sequence[BitAllocation], quantity: str, 
 
 def amount(quantity: str, value: float) -> str:
     """A quantity with its unit."""
-    if quantity in ("size", "packed"):
+    if quantity == "size":
         return in_bytes(round(value))
     units = {"latency": " ms", "energy": " pJ", "bops": " bit operations", LOSS: ""}
     return f"{value:.4g}{units.get(quantity, '')}"

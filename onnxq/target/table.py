@@ -47,6 +47,7 @@ class Target:
         maximum_opset: highest operator set; None where none is known.
         symmetric: grids of activations are signed with zero point 0; otherwise unsigned with any zero point.
         float_bias: biases stay in float; otherwise they are int32 beside quantised inputs.
+        container: how weights of less than 8 bits are stored unless asked otherwise.
         float_weights: 8-bit weights are stored in float before a QuantizeLinear; otherwise as integers.
         outputs: one of :data:`OUTPUTS`.
         output_ops: operators besides the layers whose outputs are quantised.
@@ -61,6 +62,7 @@ class Target:
     maximum_opset: int | None
     symmetric: bool
     float_bias: bool
+    container: str
     float_weights: bool
     outputs: str
     output_ops: tuple[str, ...]
@@ -142,6 +144,7 @@ def read_target(name: str) -> Target:
         maximum_opset=values["opset"].get("maximum"),
         symmetric=values["activations"]["symmetric"],
         float_bias=values["bias"]["float"],
+        container=values["weights"].get("container", "int4"),
         float_weights=values["weights"]["float"],
         outputs=outputs,
         output_ops=tuple(values["outputs"].get("ops", ())),

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.inliner import inline_local_functions
 
+from onnxq.verify.folded import Folder
 from onnxq.verify.grid import clip_bound, container, dequantized, quantized_type, stored
 from onnxq.verify.report import LayerBits
 from onnxq.verify.scope import Scope, Value
@@ -25,7 +26,9 @@ def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
     QuantizeLinear makes of stored floats, or where both operands are activations from a QuantizeLinear and a
     DequantizeLinear. Layers with float weights are left out.
 
-    Weights need ⌈log₂(max − min + 1)⌉ bits over all their integers, at most their container's.
+    Weights need ⌈log₂(max − min + 1)⌉ bits over all their integers, over those of the channel that spans most where
+    each has a scale, at most their container's. Integers that are unpacked by operators on constants are those that
+    come out.
     Activations have their container's bits, or as many as a Clip right before the QuantizeLinear
     leaves: ⌈log₂ n⌉ where n codes lie within the Clip.
 
@@ -41,7 +44,8 @@ def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
     proto, folder = read_model(model, "quantised")
     if proto.functions:
         proto = inline_local_functions(proto)
-    layers = (_layer(name, scope, node) for name, scope, node in named_layers(Scope(proto.graph, folder)))
+    constants = Folder(proto)
+    layers = (_layer(name, scope, node, constants) for name, scope, node in named_layers(Scope(proto.graph, folder)))
     return tuple(layer for layer in layers if layer is not None)
 
 
@@ -60,11 +64,11 @@ def named_layers(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
         yield name, inner, node
 
 
-def _layer(name: str, scope: Scope, node: onnx.NodeProto) -> LayerBits | None:
+def _layer(name: str, scope: Scope, node: onnx.NodeProto, constants: Folder) -> LayerBits | None:
     operands = [scope.value(operand).origin() for operand in node.input[:2]]
     activations = [_activation_bits(operand) for operand in operands]
     for place in (1, 0):  # the weight is the second operand, but a MatMul may have it first
-        weight = _weight_bits(operands[place])
+        weight = _weight_bits(operands[place], constants)
         if weight is not None:
             return LayerBits(name, node.op_type, weight[0], activations[1 - place], weight[1])
     first, second = activations
@@ -73,23 +77,43 @@ def _layer(name: str, scope: Scope, node: onnx.NodeProto) -> LayerBits | None:
     return LayerBits(name, node.op_type, None, max(first, second), None)
 
 
-def _weight_bits(value: Value) -> tuple[int, int] | None:
+def _weight_bits(value: Value, constants: Folder) -> tuple[int, int] | None:
     """Bits and number of distinct values of a constant's dequantised integers, None of anything else."""
     codes = dequantized(value)
     if codes is None:
         return None
-    array, kind = codes.array(), codes.element_type
+    kind = codes.element_type
+    array = codes.array()
     if array is None and codes.maker is not None and codes.maker.op_type == "QuantizeLinear":
         kind = quantized_type(codes, codes.maker)
         array = _quantized_constant(codes, codes.maker, kind)
+    elif (made := _made(value, constants)) is not None:
+        array = made
+        kind = kind or onnx.helper.np_dtype_to_tensor_dtype(made.dtype)
     if array is None:
         return None
     width, limits = container(kind)
     levels = int(np.unique(array.astype(np.float64)).size)
     if limits is None or array.size == 0:
         return width, levels
-    integers = array.astype(np.int64)
-    return min(width, _bits_for(int(integers.max()) - int(integers.min()) + 1)), levels
+    rows = _by_channel(value, array.astype(np.int64))
+    return min(width, _bits_for(int((rows.max(axis=1) - rows.min(axis=1)).max()) + 1)), levels
+
+
+def _made(value: Value, constants: Folder) -> NDArray[np.generic] | None:
+    """What a DequantizeLinear reads, where that is made of stored tensors alone."""
+    read = value.input(0)
+    return None if read is None else constants.array(read)
+
+
+def _by_channel(value: Value, integers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The integers that share a scale as rows; all in one where that is not known to be a channel's."""
+    scale, maker = stored(value.input(1)), value.maker
+    axis = next((a.i for a in (maker.attribute if maker else ()) if a.name == "axis"), 1)
+    channels = -integers.ndim <= axis < integers.ndim and scale is not None and scale.shape == integers.shape[axis:][:1]
+    if not channels or scale is None or scale.size == 1:
+        return integers.reshape(1, -1)
+    return np.moveaxis(integers, axis, 0).reshape(scale.size, -1)
 
 
 def _quantized_constant(codes: Value, maker: onnx.NodeProto, kind: int) -> NDArray[np.float64] | None:

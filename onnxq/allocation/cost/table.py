@@ -71,13 +71,13 @@ def _storage(model: Model, choices: Choices, config: Config, float_bytes: int) -
     parts, columns = choices.parts, choices.candidates
     plain, _ = placeholder_model(model, config, dict.fromkeys(choices.names, FLOAT))
     in_float = part_bytes(plain, parts, kept)
-    size, packed = (np.full(choices.open.shape, math.nan) for _ in range(2))
+    size = np.full(choices.open.shape, math.nan)
     open_ = {name: choices.of(name) for name in choices.names}
     described = sum(1 + 3 + v.ByteSize() for v in plain.graph.value_info)  # not written to emitted models
     rests = []
     for j, candidate in enumerate(columns):
         if candidate == FLOAT:
-            size[:, j] = packed[:, j] = [in_float[name] for name in choices.names]
+            size[:, j] = [in_float[name] for name in choices.names]
             continue
         given = at_once(open_, candidate)
         proto, _ = placeholder_model(model, config, given)
@@ -85,18 +85,16 @@ def _storage(model: Model, choices: Choices, config: Config, float_bytes: int) -
         rests.append(proto.ByteSize() - sum(stored.values()))
         for i, part in enumerate(parts):
             if given[part.name] == candidate:
-                size[i, j] = packed[i, j] = stored[part.name]
-                if isinstance(part, Layer):
-                    packed[i, j] += _ideal(part, candidate) - _container(part, candidate, config)
+                size[i, j] = stored[part.name]
     rest = max(rests, default=plain.ByteSize() - described - sum(in_float.values()))
-    size[~choices.open] = packed[~choices.open] = math.nan
+    size[~choices.open] = math.nan
     return CostTable(
         choices.names,
         columns,
-        {"size": as_matrix(size), "packed": as_matrix(packed)},
-        dict.fromkeys(("size", "packed"), float(float_bytes)),
-        dict.fromkeys(("size", "packed"), float(rest)),
-        {"size": f"emitted models, {config.container} container", "packed": "the same with k bits for a k-bit weight"},
+        {"size": as_matrix(size)},
+        {"size": float(float_bytes)},
+        {"size": float(rest)},
+        {"size": f"emitted models, {config.form} container"},
     )
 
 
@@ -124,17 +122,3 @@ def _work(model: Model, choices: Choices, config: Config, energy: EnergyTable) -
         {"bops": 0.0, "energy": 0.0},
         {"bops": "multiplications × bits × bits", "energy": energy.source},
     )
-
-
-def _container(layer: Layer, bits: Candidate, config: Config) -> int:
-    """Bytes that a layer's weights take as they are stored."""
-    if bits.weights == 16:
-        return 2 * layer.parameters
-    if bits.weights == 8 and config.rules.float_weights:
-        return 4 * layer.parameters
-    packed = bits.weights <= 4 and config.container != "int8"
-    return -(-layer.parameters // 2) if packed else layer.parameters
-
-
-def _ideal(layer: Layer, bits: Candidate) -> float:
-    return layer.parameters * bits.weights / 8
