@@ -88,8 +88,8 @@ class Config:
         second_order: start from error-propagating rounding instead of nearest rounding.
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
             in sequential mode.
-        refine: refine every layer on its own by gradient; used by the advanced preset. Where it is not set, layers are refined
-            where the network is not tuned as a whole, which gains more and leaves nothing for it to add.
+        refine: refine every layer on its own by gradient; used by the advanced preset. Where it is not set, layers are
+            refined where the network is not tuned as a whole, which gains more and leaves nothing for it to add.
         refinement: how layers are refined: the keys of the table ``[refinement]``.
         reconstruct: refine the layers of each block together, for what leaves the block; used by the advanced preset
             in sequential mode.

@@ -114,7 +114,8 @@ _CONFIG = click.option(
     "config_file",
     type=FILE,
     metavar="FILE.toml",
-    help="TOML file with these options as keys (underscores for hyphens), tables [refinement], [tuning] and [reconstruction]; flags win.",
+    help="TOML file with these options as keys (underscores for hyphens) and the tables [refinement], [tuning] and "
+    "[reconstruction]; flags win.",
 )
 
 

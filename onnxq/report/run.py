@@ -70,8 +70,8 @@ class RunReport:
             tells nothing of others.
         judged: samples that the network, or one like it, was judged by and not made from.
         unseen: quality of each floating-point output on the samples that judged.
-        simulated_sqnr_db: signal to noise of each output on the samples that judged, dB; None where both networks answer alike, where the
-            output is not compared, or where so few samples leave it open by more than 1.5 dB.
+        simulated_sqnr_db: signal to noise of each output on the samples that judged, dB; None where both networks
+            answer alike, where the output is not compared, or where so few samples leave it open by more than 1.5 dB.
         loads: the emitted model at each optimisation level of onnxruntime.
         fp32: size of the float model, bytes.
         quantized: size of the quantised model, bytes.

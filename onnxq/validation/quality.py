@@ -26,7 +26,8 @@ class OutputQuality:
         output: name of the output.
         sqnr_db: signal to quantisation noise, Σ signal² over Σ error² of all samples, dB; None where the two networks
             answer alike.
-        error_db: standard error of ``sqnr_db``, dB, widened for what so few samples know of it; None where there is one.
+        error_db: standard error of ``sqnr_db``, dB, widened for what so few samples know of it; None where there is one
+            sample.
         median_db: median of the samples' own signal to noise, dB; None where they are alike.
         worst_db: least of the samples' own signal to noise, dB.
         worst_sample: index of that sample in the calibration set.
