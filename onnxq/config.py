@@ -85,28 +85,29 @@ class Config:
             takes 4 or 8, as many as the weights need and the target has, and float for 16. Tables of few rows get
             ``edge_bits``.
         block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
-            output channel; None for one scale a channel.
+            output channel; None, in Python alone, for one scale a channel.
         exclude: layers, tables and products to leave in float, by name or by a pattern of the shell such as
             ``*/head/*``.
-        samples: calibration samples to use at most; all when None.
+        samples: calibration samples to use at most; all where it is not set.
         equalise: bring the channels of a tensor to one range first, where the graph allows it exactly, and
             migrate range from the inputs of layers into their weights.
         bounded_influence: positions of far more power than the others count for less when a layer is fitted.
         second_order: start from error-propagating rounding instead of nearest rounding.
         para_normalise: bring the mean and deviation of each channel of a layer's output back to the float layer's;
             in sequential mode.
-        refine: refine every layer on its own by gradient; used by the advanced preset. None refines where the network
-            is not tuned as a whole, which gains more and leaves nothing for it to add.
-        refinement: how.
+        refine: refine every layer on its own by gradient; used by the advanced preset. Where it is not set, layers are
+            refined where the network is not tuned as a whole, which gains more and leaves nothing for it to add.
+        refinement: how layers are refined: the keys of the table ``[refinement]``.
         reconstruct: refine the layers of each block together, for what leaves the block; used by the advanced preset
             in sequential mode.
-        reconstruction: how.
+        reconstruction: how blocks are refined: the keys of the table ``[reconstruction]``, those of ``[tuning]`` with
+            other defaults.
         tune: tune biases, scales and integers of all layers through the whole network at the end; used by the
             advanced preset, unless the network is too large for the work.
-        tuning: how.
+        tuning: how the network is tuned: the keys of the table ``[tuning]``.
         memory_limit: bytes that calibration and solving may take together, roughly, or a string such
             as ``2GiB``.
-        seed: of everything drawn at random.
+        seed: seed of everything drawn at random: same seed, same file.
     """
 
     preset: Literal["light", "advanced"] = "light"

@@ -36,8 +36,8 @@ class Variant:
     Attributes:
         name: such as ``W4A8``.
         model: quantised.
-        report: of the quantisation.
-        verification: on labelled images that neither training nor calibration saw.
+        report: account of the quantisation.
+        verification: of the model on labelled images that neither training nor calibration saw.
     """
 
     name: str
@@ -48,7 +48,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """The bundled model, its variants, and the seconds that all of it took."""
+    """The bundled model quantised in each configuration.
+
+    Attributes:
+        model: its file name.
+        variants: by name, such as ``W4A8``.
+        seconds: that all of it took.
+    """
 
     model: str
     variants: tuple[Variant, ...]

@@ -35,14 +35,16 @@ class LayerFacts:
     """A layer and what is planned for it.
 
     Attributes:
-        name, op: of its node.
+        name: of its node.
+        op: operator of its node.
         input_shape, output_shape: for one sample, or for the batch that the model insists on; None in
             place of an axis, or as a whole, that depends on something else.
-        weight_shape: as stored.
+        weight_shape: shape of the weights as stored.
         parameters: number of weights, the bias not counted.
         macs: multiply-accumulate operations for one sample; None where the shapes leave it open.
-        weight_bits, activation_bits: planned; 32 activation bits are float.
-        edge: it is a first or a last layer.
+        weight_bits: planned bits of the weights.
+        activation_bits: planned bits of the input; 32 is float.
+        edge: whether it is a first or a last layer.
     """
 
     name: str
@@ -62,9 +64,10 @@ class Inspection:
     """What a quantisation would start from.
 
     Attributes:
-        opset: of the model as it will be written.
-        inputs, outputs: of the model.
-        layers: in graph order.
+        opset: operator set of the model as it will be written.
+        inputs: inputs of the model.
+        outputs: outputs of the model.
+        layers: what is known of each layer, in graph order.
         left_in_float: what will not be quantised or not be rewritten, and why.
         products: names of the products of two activations whose operands get 8 bits.
         tables: bits of the tables that rows are looked up in, by node name.

@@ -20,14 +20,14 @@ class Refinement:
     """The gradient part of AdaQuant: what is learnt and how.
 
     Attributes:
-        steps: of gradient descent, for each layer and each of the two phases (grids and bias; then weights too).
-        rows: in each step at most; wide layers take fewer.
+        steps: steps of gradient descent, for each layer and each of the two phases (grids and bias; then weights too).
+        rows: rows of a layer's input in each step at most; wide layers take fewer.
         weight_rate: learning rate of the weights, in steps of their grid.
         scale_rate: learning rate of the logarithms of weight and input scales.
         bias_rate: learning rate of the bias, in standard deviations of the output.
-        learn_weights: move the weights over the grid.
-        learn_scales: of the weights.
-        learn_input: scale and zero point of the layer's input.
+        learn_weights: learn the integers of the weights.
+        learn_scales: learn the scales of the weights.
+        learn_input: learn scale and zero point of the layer's input.
         mixing: share of input elements that are taken unquantised at random in each step (QDrop).
     """
 
@@ -47,7 +47,7 @@ class Tuning:
     """Biases, scales and integer weights of all layers tuned together through the whole network.
 
     Attributes:
-        steps: of gradient descent.
+        steps: steps of gradient descent.
         rows: samples in a step; fewer where the memory asks for it.
         rate: learning rate of the biases, in standard deviations of each channel's output; it decays to 0.
         weight_rate: learning rate of the logarithms of the weights' scales; 0 leaves them.
@@ -62,8 +62,8 @@ class Tuning:
         mixtures: share of the samples of a step that are mixed with others.
         mirrored: share of the pictures of a step that are mirrored left to right.
         shift: pictures are shifted by at most this share of their height and width.
-        work: that the tuning may take, in multiply-adds, a value made counting for 40; where it does not do, steps
-            show fewer samples, then there are fewer steps. The default is some five minutes of two cores.
+        work: work that the tuning may take, in multiply-adds; each value of a tensor counts for 40. Where it is not
+            enough, steps show fewer samples, then there are fewer steps. The default is some five minutes of two cores.
     """
 
     steps: Annotated[int, Field(ge=1, le=100_000)] = 600

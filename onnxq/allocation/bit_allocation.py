@@ -30,9 +30,9 @@ class BitAllocation:
 
     Attributes:
         choice: candidate by layer name, in graph order.
-        loss: predicted, if the layers' losses add up.
+        loss: predicted loss, if the layers' losses add up.
         loss_error: standard error of that prediction.
-        costs: by quantity, what it spends.
+        costs: what it spends, by quantity.
         minimised: the quantity that was made as small as the budgets allow.
         status: how the solver ended.
         bound: no allocation within the budgets has less of the minimised quantity.

@@ -24,7 +24,7 @@ class Agreement:
     """Layers that must not be decided apart.
 
     Attributes:
-        layers: at least two names.
+        layers: names, at least two.
         weights: they share their weights, hence the whole candidate; otherwise the bits of their inputs alone.
     """
 
@@ -37,10 +37,11 @@ class AllocationProblem:
     """Everything an allocation is made from.
 
     Attributes:
-        sensitivity, costs: of the same layers and candidates.
+        sensitivity: what each layer loses at each candidate.
+        costs: what each layer spends at each candidate.
         agreements: layers decided together.
-        edges: first and last layers.
-        model: what the tables were made of, for people.
+        edges: names of the first and last layers.
+        model: file name of the model that the tables were made of.
     """
 
     sensitivity: SensitivityTable

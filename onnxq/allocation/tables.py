@@ -19,17 +19,17 @@ class SensitivityTable:
     """What each layer's quantisation alone does to the network's output.
 
     Attributes:
-        layers: names, in graph order.
-        candidates: the columns.
+        layers: names of layers, tables and products, in graph order: the rows of the matrices.
+        candidates: bits that each may take: the columns of the matrices.
         loss: mean over the samples of the loss with this layer at this candidate minus that of the reference
             network, (layers, candidates); negative where quantising helps; NaN where it was not measured.
-        error: standard error of each of these means, from the samples' own differences.
+        error: standard error of each mean in ``loss``, from the samples' own differences.
         metric: ``kl`` (mean over softmax outputs, nats) or ``mse`` (relative to the output's variance).
         method: ``full`` where every entry was measured; ``scaled`` where a layer's entries but one are its own
             output's squared error times a factor that the one measured gives.
-        samples: that it was measured on.
+        samples: number of samples that it was measured on.
         reference: bits of the network whose layers were changed one at a time; empty for the float network.
-        reference_loss: of that network.
+        reference_loss: loss of the reference network.
     """
 
     layers: tuple[str, ...]
@@ -54,8 +54,8 @@ class CostTable:
     """What each layer spends at each candidate.
 
     Attributes:
-        layers: names, in graph order.
-        candidates: the columns.
+        layers: as in the table of sensitivities.
+        candidates: as there.
         values: by quantity, (layers, candidates); NaN where a candidate cannot run.
         whole: by quantity, what the float network spends; NaN where that is not known.
         rest: by quantity, what the network spends besides its layers.

@@ -115,7 +115,8 @@ _CONFIG = click.option(
     "config_file",
     type=FILE,
     metavar="FILE.toml",
-    help="TOML file with these options as keys (underscores for hyphens), tables [tuning] and [refinement]; flags win.",
+    help="TOML file with these options as keys (underscores for hyphens) and the tables [refinement], [tuning] and "
+    "[reconstruction]; flags win.",
 )
 
 

@@ -69,7 +69,12 @@ class FoldedBatchNorm:
 
 @dataclass(frozen=True)
 class Remark:
-    """Something that was left as it is, and the reason in one sentence."""
+    """Something that was left as it is, and the reason in one sentence.
+
+    Attributes:
+        node: name of the node, or of the part of the network that is spoken of.
+        reason: why, without a full stop.
+    """
 
     node: str
     reason: str

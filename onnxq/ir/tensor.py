@@ -14,7 +14,7 @@ class TensorInfo:
 
     Attributes:
         name: as it stands in the model.
-        dtype: numpy element type.
+        dtype: element type in numpy's words.
         shape: one entry an axis; ``None`` where the model leaves the size open. ``None`` as a
             whole when even the rank is unknown.
     """

@@ -26,14 +26,18 @@ class LayerReport:
     """A quantised layer.
 
     Attributes:
-        name, op: of its node.
-        weight_bits, activation_bits: that were asked for; 32 activation bits are float.
-        stored_weight_bits, stored_activation_bits: that an audit of the emitted graph found at most.
+        name: of its node.
+        op: operator of its node.
+        weight_bits: bits of the weights that were asked for.
+        activation_bits: bits of the input that were asked for; 32 is float.
+        stored_weight_bits: most bits that an audit of the emitted graph found in its weights; None where it found none.
+        stored_activation_bits: the same of its input.
         parameters: number of weights.
-        loss_nearest: relative squared error of its output with nearest rounding, on held-out rows.
-        loss: the same as solved.
+        loss_nearest: squared error of its output relative to the output's power with nearest rounding, on held-out
+            rows.
+        loss: the same error as solved.
         status: how the solution came about.
-        seconds: time it took.
+        seconds: time that solving it took.
     """
 
     name: str
@@ -54,10 +58,10 @@ class RunReport:
     """A quantisation, told from beginning to end.
 
     Attributes:
-        onnxq: version that did it.
+        onnxq: version of onnxq that made it.
         config: every option, as plain values.
         samples: calibration samples used.
-        layers: in graph order.
+        layers: quantised layers in graph order.
         left_in_float: what was not quantised or not rewritten, and why.
         notes: what else is to be said of the network as a whole.
         stages: what each stage that changes the network's numbers did, and the loss after it.
@@ -65,16 +69,17 @@ class RunReport:
             too few for that, so networks made from parts of them were judged by the rest. ``nothing``: one sample
             tells nothing of others.
         judged: samples that the network, or one like it, was judged by and not made from.
-        unseen: each floating-point output on them.
-        simulated_sqnr_db: signal to noise of each output on them, dB; None where both networks answer alike, where the
-            output is not compared, or where so few samples leave it open by more than 1.5 dB.
+        unseen: quality of each floating-point output on the samples that judged.
+        simulated_sqnr_db: signal to noise of each output on the samples that judged, dB; None where both networks
+            answer alike, where the output is not compared, or where so few samples leave it open by more than 1.5 dB.
         loads: the emitted model at each optimisation level of onnxruntime.
-        fp32, quantized: sizes, bytes.
+        fp32: size of the float model, bytes.
+        quantized: size of the quantised model, bytes.
         quantized_share: of the numbers in weights, tables and other constants of two axes and more, those stored as
             integers, 0 to 1.
-        seconds: by stage.
+        seconds: time by stage.
         allocation: how the bits were chosen and what came of it, as plain values; None where they were given.
-        check: of the emitted model on samples that were handed over for that; None where there were none.
+        check: verification of the emitted model on samples that were handed over for that; None where there were none.
         adapted: samples of another kind that were handed over for its ranges, where it took them; then ``judged`` and
             ``unseen`` are of those.
     """

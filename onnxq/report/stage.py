@@ -23,10 +23,11 @@ class StageReport:
     """A stage that changes the network's numbers.
 
     Attributes:
-        stage: its name, as in the seconds.
+        stage: its name, as in ``seconds``.
         did: what it did, in words.
         judged_by: what the losses are.
-        before, after: losses; None where the stage found nothing to judge by.
+        before: loss before the stage; None where it found nothing to judge by.
+        after: loss behind it.
     """
 
     stage: str

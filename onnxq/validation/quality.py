@@ -23,13 +23,14 @@ class OutputQuality:
     """One output on samples that were not fitted.
 
     Attributes:
-        output: its name.
+        output: name of the output.
         sqnr_db: signal to quantisation noise, Σ signal² over Σ error² of all samples, dB; None where the two networks
             answer alike.
-        error_db: standard error of it, dB, widened for what so few samples know of it; None where there is one.
-        median_db: of the samples' own, dB; None where they are alike.
-        worst_db: least of the samples' own, dB.
-        worst_sample: index of that one in the calibration set.
+        error_db: standard error of ``sqnr_db``, dB, widened for what so few samples know of it; None where there is one
+            sample.
+        median_db: median of the samples' own signal to noise, dB; None where they are alike.
+        worst_db: least of the samples' own signal to noise, dB.
+        worst_sample: index of that sample in the calibration set.
     """
 
     output: str

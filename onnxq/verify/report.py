@@ -20,7 +20,7 @@ class OutputFidelity:
     Attributes:
         name: of the graph output.
         sqnr_db: 10·log₁₀(Σ float² / Σ (float − quantised)²), decibels; infinite where every value is equal.
-        cosine: of the angle between all float and all quantised values, −1 to 1.
+        cosine: cosine of the angle between all float and all quantised values, −1 to 1.
         equal: percent of values that are exactly the same (both NaN counts as the same).
         not_finite: values that are NaN or infinite in either model and not the same in both. Where
             there is one, ``sqnr_db``, ``cosine`` and ``kl`` are None: no figure hides it.
@@ -37,7 +37,7 @@ class OutputFidelity:
             is 0 throughout has no such figure, unless it is reproduced exactly, and is left out. None where the
             output's first axis is not the samples (the output of a batch of one is that sample's whatever its
             shape), and where ``not_finite`` counts a value.
-        sqnr_db_worst: the least of the same.
+        sqnr_db_worst: least of the samples' own ``sqnr_db``.
         worst_sample: which sample that is, counted from 0 in the feeds' order; of equal ones the first. Where
             ``not_finite`` counts a value, the first sample with one.
     """
@@ -86,7 +86,7 @@ class LevelCheck:
 
     Attributes:
         level: ``disable``, ``basic``, ``extended`` or ``all`` (what people run).
-        ok: the model loads, runs, and is NaN or infinite only where level ``disable`` is too.
+        ok: whether the model loads, runs, and is NaN or infinite only where level ``disable`` is too.
         max_abs_diff: largest difference from ``disable`` over all outputs, in the output's unit;
             None where either level does not work.
         relative_diff: largest over the outputs of the difference divided by the largest magnitude in
@@ -123,8 +123,8 @@ class FirstDifference:
     """Where an optimisation level first goes another way than the unoptimised graph.
 
     Attributes:
-        level: of onnxruntime.
-        tensor: the first that differs or cannot be computed; all that it is made of is right.
+        level: optimisation level of onnxruntime.
+        tensor: the first tensor that differs or cannot be computed; all that it is made of is right.
         node: name of the node that makes it.
         op: that node's operator.
         computed_by: name of the last node before it that is no QuantizeLinear or DequantizeLinear.
@@ -194,13 +194,13 @@ class TensorRange:
     """How much of the samples leaves the range of one quantised tensor.
 
     Attributes:
-        tensor: that is quantised, before a Clip that keeps it on a grid of few bits.
+        tensor: name of the quantised tensor, before a Clip that keeps it on a grid of few bits.
         layers: names of the layers that read it; of other nodes that do where no layer does.
-        bits: of its grid.
+        bits: bits of its grid.
         low: the number that the grid's lowest code stands for; of a grid a channel the least of them.
         high: the number that the highest code stands for; the largest.
         share_below: share of the values that lie below the range, 0 to 1.
-        share_above: above it.
+        share_above: share of the values that lie above it.
         excess: how far the furthest value lies beyond its end of the range, in widths of the range.
         lost: power of what is cut off at both ends, relative to the power of the tensor: Σ (x − clip(x))² / Σ x².
     """
@@ -269,12 +269,12 @@ class VerificationReport:
     Attributes:
         fp32: size of the float model, bytes, external data included.
         quantized: size of the quantised model, bytes, external data included.
-        samples: number compared.
+        samples: number of samples compared.
         level: optimisation level at which ``outputs`` and ``latency_ms`` were taken: ``all``, or the
             highest one that works; None where none does.
         outputs: fidelity of each output, in the float model's order; empty where no level works.
         loads: the four levels, from ``disable`` to ``all``.
-        latency_ms: None where it was not asked for or no level works.
+        latency_ms: time of a run of both models; None where it was not asked for or no level works.
         bits: quantised layers in graph order.
         kernels: operators of the optimised graph at the default level and how often each occurs;
             empty where onnxruntime cannot build it.
