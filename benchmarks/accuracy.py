@@ -1,11 +1,11 @@
-"""Accuracy, size and time of quantised networks: one row a network and bit-width.
+"""Accuracy, size and time of quantized networks: one row a network and bit-width.
 
     python benchmarks/accuracy.py                                 the bundled network
     python benchmarks/accuracy.py --assets DIR [--cases a,b]      networks described by DIR/cases.py
     ... --bits w8a8,w4a8,w4a4 --presets light,advanced --samples 512 --out results
 
 DIR/cases.py defines ``CASES``: by name, an object with ``model`` (a path), ``calibration(n)`` (batches of
-inputs) and ``evaluation()`` (batches of inputs with labels). Every network is quantised with first and last
+inputs) and ``evaluation()`` (batches of inputs with labels). Every network is quantized with first and last
 layers at 8 bits and judged on its whole evaluation set at onnxruntime's default level, against its own float
 outputs. Results go to OUT.json and OUT.md with the machine, the versions and the commit.
 """
@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import record
 
+from onnxq.api import quantize
 from onnxq.config import make_config
 from onnxq.data import read_feeds, read_labels, samples_in
 from onnxq.ir.load import load
 from onnxq.models import bundled
-from onnxq.pipeline import quantize
 from onnxq.verify import verify
 
 HEAD = ("network", "bits", "preset", "KL, nats", "top-1 float → quantised", "size", "seconds", "all levels load")
@@ -58,7 +58,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Row:
-    """One quantisation, judged."""
+    """One quantization, judged."""
 
     network: str
     bits: str
@@ -139,7 +139,7 @@ def first_batches(feeds: Iterable[Any], samples: int) -> Iterator[Any]:
 
 
 def measure(network: Network, bits: str, samples: int, **options: Any) -> Row:
-    """Quantise with these options and judge one network; ``bits`` reads like ``w4a8``."""
+    """Quantize with these options and judge one network; ``bits`` reads like ``w4a8``."""
     weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
     config = make_config({"weights": weights, "activations": activations, "samples": samples, **options})
     began = time.perf_counter()

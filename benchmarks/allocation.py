@@ -32,20 +32,20 @@ from allocation_rows import FRONT, Record, Row, choice_of
 from choosers import greedy, programme, uniform, uniformly
 
 from onnxq.allocation.bit_allocation import BitAllocation
-from onnxq.allocation.front import pareto_front
+from onnxq.allocation.measure import Measuring
+from onnxq.allocation.pareto import pareto_front
 from onnxq.allocation.problem import AllocationProblem, problem_from_json
-from onnxq.allocation.tabulate import Measuring
-from onnxq.candidate import Candidate
+from onnxq.api import quantize, sensitivity
 from onnxq.config import make_config
+from onnxq.config.bit_widths import Candidate
 from onnxq.data import samples_in
-from onnxq.pipeline import quantize, sensitivity
 from onnxq.verify import verify
 
 CHOOSERS = {"uniform": uniform, "greedy": greedy, "programme": programme}
 
 
 def judge(network: Network, how: str, budget: float | None, found: BitAllocation, whole: float, args: Any) -> Row:
-    """Quantise with an allocation and judge what comes of it."""
+    """Quantize with an allocation and judge what comes of it."""
     began = time.perf_counter()
     config = make_config({"samples": args.samples, "table_samples": args.table_samples})
     result = quantize(network.model, network.calibration(args.samples), config, allocation=found)

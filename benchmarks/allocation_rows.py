@@ -34,7 +34,7 @@ class Row:
         kl: on the evaluation set, as top-1 in percent.
         bits: how many layers have which.
         evaluated: samples of the evaluation set.
-        seconds: to quantise.
+        seconds: to quantize.
         choice: bits of the layers in their order.
     """
 

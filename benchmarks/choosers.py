@@ -11,8 +11,8 @@ from onnxq.allocation.allocate import allocate
 from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.allocation.problem import AllocationProblem
 from onnxq.allocation.terms import InfeasibleError
-from onnxq.budget import Budget
-from onnxq.candidate import Candidate
+from onnxq.config.bit_widths import Candidate
+from onnxq.config.budget import Budget
 
 EDGE = Candidate(8, 8)
 

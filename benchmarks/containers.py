@@ -6,7 +6,7 @@
 Weights are rounded to nearest and activations get one range, for speed and size depend on neither; first and last
 layers keep 8 bits. A session starts in a process of its own, the shortest of a few is told, and its peak of resident
 memory, the interpreter and onnxruntime included. Runs are timed in turns in one process, on one thread. `equal`: the
-outputs are those of the int8 container to the last bit at all four optimisation levels.
+outputs are those of the int8 container to the last bit at all four optimization levels.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ import record
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnxq.allocation.cost.placeholder import placeholder_model
-from onnxq.candidate import Candidate
+from onnxq.allocation.cost.dummy_model import placeholder_model
 from onnxq.config import Config, make_config
+from onnxq.config.bit_widths import Candidate
 from onnxq.ir.model import Model
-from onnxq.ir.paths import edge_layers
+from onnxq.ir.reachability import edge_layers
 from onnxq.ir.save import save
 from onnxq.models.catalogue import NETWORKS
 from onnxq.models.random_weights import random_values
 from onnxq.models.samples import samples
-from onnxq.plan import require_layers
-from onnxq.quantisation import opset_of, prepared_model
-from onnxq.verify.kernels import INTEGER_KERNELS, take_census
+from onnxq.pipeline import opset_of, prepared_model
+from onnxq.plan.make_plan import require_layers
+from onnxq.verify.kernel_census import INTEGER_KERNELS, take_census
 from onnxq.verify.session import LEVELS, start_session
 
 Feed = Mapping[str, NDArray[Any]]

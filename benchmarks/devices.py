@@ -46,13 +46,13 @@ class Row:
 
 
 def solve_once(name: str, model: Path, bits: str, preset: str, count: int) -> None:
-    """What a child process does: quantise on its platform, and print what every layer loses."""
+    """What a child process does: quantize on its platform, and print what every layer loses."""
     import jax
 
+    from onnxq.api import quantize
     from onnxq.config import make_config
     from onnxq.models.catalogue import NETWORKS
     from onnxq.models.samples import samples
-    from onnxq.pipeline import quantize
 
     weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
     options = {"preset": preset, "tune": False, "mode": "parallel"}  # not tuned, the advanced preset refines layers

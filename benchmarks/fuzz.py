@@ -1,10 +1,10 @@
-"""Random graphs quantised one after another: does every one load, and do all levels and the simulation agree?
+"""Random graphs quantized one after another: does every one load, and do all levels and the simulation agree?
 
     python benchmarks/fuzz.py [--graphs 2000] [--seed 0] [--first 0] [--out fuzz.jsonl]
 
-Graphs are drawn by ``tests/random_graphs.py``; number N of a seed is always the same graph. Warnings count as errors.
-What came of each is a line of OUT, flushed at once: graphs that have a line are not run again. A graph that fails is
-written beside OUT as ``fuzz-SEED-N.onnx`` with its options in the line.
+Graphs are drawn by ``tests/helpers/random_graphs.py``; number N of a seed is always the same graph. Warnings count as
+errors. What came of each is a line of OUT, flushed at once: graphs that have a line are not run again. A graph that
+fails is written beside OUT as ``fuzz-SEED-N.onnx`` with its options in the line.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 import onnx
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
 from fuzz_judgement import judge
 from random_graphs import random_case
 
 
 def attempt(seed: int, number: int, folder: Path) -> dict[str, Any]:
-    """Draw, quantise and judge one graph; what came of it."""
+    """Draw, quantize and judge one graph; what came of it."""
     began = time.perf_counter()
     row: dict[str, Any] = {"seed": seed, "number": number}
     case = None

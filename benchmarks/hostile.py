@@ -2,9 +2,9 @@
 
     python benchmarks/hostile.py [--files 500] [--seed 0] [--out hostile]
 
-Files are made by ``tests/hostile_files.py``; each is quantised in a process with a limit to its address space. A table
-of what came of each kind goes to OUT.md, every file to OUT.json. The exit status is 1 where a file raised anything
-but an error of onnxq, took too long, took too much memory, or ended the process.
+Files are made by ``tests/helpers/hostile_files.py``; each is quantized in a process with a limit to its address space.
+A table of what came of each kind goes to OUT.md, every file to OUT.json. The exit status is 1 where a file raised
+anything but an error of onnxq, took too long, took too much memory, or ended the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import record
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
 from hostile_files import GOOD, run_files
 

@@ -1,11 +1,11 @@
-"""Where the time of a quantisation goes, and how fast its matrix products are beside the machine's.
+"""Where the time of a quantization goes, and how fast its matrix products are beside the machine's.
 
     python benchmarks/hot_spots.py [--network resnet50] [--bits w4a8] [--samples 64] [--preset light] [--out hot_spots]
 
 Needs py-spy (``pip install py-spy``), which stops the process fifty times a second to look at it, native frames
 included: times are longer than without. The network has seeded random weights (see ``models/README.md``).
 
-Rates are multiply-adds a second: of the network's runs by onnxruntime (the float and the quantised one, over all
+Rates are multiply-adds a second: of the network's runs by onnxruntime (the float and the quantized one, over all
 samples), of the solver's moments (the Gram matrices of layers' inputs), and of a large product of square matrices in
 the same process, just before.
 """
@@ -86,14 +86,14 @@ class Watched:
 
 
 def quantise_once(name: str, model: Path, bits: str, preset: str, count: int) -> None:
-    """What the watched process does: quantise, and print rates and times."""
-    import onnxq.solve.groundwork as solver
+    """What the watched process does: quantize, and print rates and times."""
+    import onnxq.solve.closed_form.normal_equations as solver
+    from onnxq.api import inspect, quantize
     from onnxq.config import make_config
-    from onnxq.execute.ort import Session
-    from onnxq.inspection import pass_work
     from onnxq.models.catalogue import NETWORKS
     from onnxq.models.samples import samples
-    from onnxq.pipeline import inspect, quantize
+    from onnxq.plan.inspection import pass_work
+    from onnxq.runtime.session import Session
 
     rate = product_rate()
     watched = Watched(solver.moments)

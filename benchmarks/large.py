@@ -69,7 +69,7 @@ def build(folder: Path, layers: int, width: int) -> Path:
 
 
 def measure(model: Path, bits: str, timeout: float) -> Row:
-    """Quantise in a process of its own."""
+    """Quantize in a process of its own."""
     output = model.with_name(f"{bits}.onnx")
     weights, activations = bits.removeprefix("w").split("a")
     command = [sys.executable, "-m", "onnxq", "quantize", model, "-o", output, "--weights", weights]

@@ -1,14 +1,14 @@
-"""Does onnxruntime's default level say what the unoptimised model says? One row a network and bit-width.
+"""Does onnxruntime's default level say what the unoptimized model says? One row a network and bit-width.
 
     python benchmarks/levels.py                                 the bundled network
     python benchmarks/levels.py --assets DIR [--cases a,b]      networks described by DIR/cases.py (see accuracy.py)
     ... --bits w4a4,w4a8,w2a8,w8a8,w8a16 --samples 64 --evaluation 500 --out levels
 
-Every network is quantised with first and last layers at 8 bits. Its predictions, where its output is class scores,
-are compared between the levels, and the difference of the outputs with the quantisation error itself: a model that
+Every network is quantized with first and last layers at 8 bits. Its predictions, where its output is class scores,
+are compared between the levels, and the difference of the outputs with the quantization error itself: a model that
 has lost most of its accuracy answers many questions by a hair, and any last bit decides them. The share of an
 operator is the difference that comes from its integer kernels alone (`operators.py`), over the error. Beside it stands
-what the smallest change of the input, one step in one value, makes of the unoptimised model: two computations of a
+what the smallest change of the input, one step in one value, makes of the unoptimized model: two computations of a
 network that differ in a last bit cannot be expected to be closer than that.
 
 Results go to OUT.json and OUT.md with the machine, the versions and the commit; rows that are there are not made again.
@@ -30,9 +30,9 @@ import record
 from accuracy import Network, chosen_networks, first_batches
 from operators import by_operator, one_step
 
+from onnxq.api import quantize
 from onnxq.config import make_config
 from onnxq.data import Feed
-from onnxq.pipeline import quantize
 from onnxq.verify import LEVELS, check_levels
 from onnxq.verify.fidelity import OutputMeter
 from onnxq.verify.source import ModelSource
@@ -56,24 +56,24 @@ FEW = 64
 
 @dataclass(frozen=True)
 class Row:
-    """One quantised network at several levels.
+    """One quantized network at several levels.
 
     Attributes:
         network: its name.
         bits: like ``w4a8``.
         loads: levels at which it loads and runs.
-        agreement: predictions that the default level and the unoptimised model share, in percent.
-        unoptimised_agreement: predictions that the unoptimised model shares with the float one, in percent.
+        agreement: predictions that the default level and the unoptimized model share, in percent.
+        unoptimised_agreement: predictions that the unoptimized model shares with the float one, in percent.
         default_agreement: the same of the default level.
         unoptimised_db: SQNR of its outputs to the float network's.
         default_db: the same of the default level.
-        apart_db: SQNR of the default level's outputs to the unoptimised ones.
+        apart_db: SQNR of the default level's outputs to the unoptimized ones.
         operators: root mean square of the difference that each operator's kernels alone make, relative to the
             outputs, on the first samples.
         evaluated: samples.
-        seconds: to quantise.
+        seconds: to quantize.
         one_step: root mean square of what one step in one input value of each of those samples changes in the
-            unoptimised model, relative to the outputs; None where no input is quantised where it stands.
+            unoptimized model, relative to the outputs; None where no input is quantized where it stands.
     """
 
     network: str
@@ -92,7 +92,7 @@ class Row:
 
 
 def measure(network: Network, bits: str, samples: int, evaluation: int, **options: Any) -> Row:
-    """Quantise with these options and run one network at the levels; ``bits`` reads like ``w4a8``."""
+    """Quantize with these options and run one network at the levels; ``bits`` reads like ``w4a8``."""
     weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
     config = make_config({"weights": weights, "activations": activations, "samples": samples, **options})
     began = time.perf_counter()
@@ -121,7 +121,7 @@ def measure(network: Network, bits: str, samples: int, evaluation: int, **option
 
 
 def _meters(fp32: Path, quantized: onnx.ModelProto, feeds: Iterable[Feed], scores: bool) -> list[Any]:
-    """Fidelity of the first output: unoptimised to float, default level to float, default level to unoptimised."""
+    """Fidelity of the first output: unoptimized to float, default level to float, default level to unoptimized."""
     sources = [ModelSource.open(fp32, "float"), ModelSource.open(quantized, "quantised")]
     sessions = [sources[0].start(), sources[1].start(LEVELS[0]), sources[1].start(LEVELS[-1])]
     name = sources[0].outputs[0]

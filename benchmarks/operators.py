@@ -1,12 +1,12 @@
 """Which operators' integer kernels make a model's answers differ between onnxruntime's levels.
 
-A kernel on integers takes an operator only where nothing but quantisers touches it. So the outputs of all operators but
-those of one kind are given out beside the model's own: those then run in float as in the unoptimised model, and what is
+A kernel on integers takes an operator only where nothing but quantizers touches it. So the outputs of all operators but
+those of one kind are given out beside the model's own: those then run in float as in the unoptimized model, and what is
 left of the difference comes from that kind. With all of them given out, what is left comes from float kernels that add
 up in another order, on either side of a rounding.
 
 Roundings make large differences of small ones: a step in one value of a hundred thousand is carried on, and rounded up
-or down again at every layer. How far the unoptimised model gets from itself when one input value of each sample moves
+or down again at every layer. How far the unoptimized model gets from itself when one input value of each sample moves
 by one step of its grid says how far apart two exact computations of it may be.
 """
 
@@ -36,11 +36,11 @@ def by_operator(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, floa
     """What each kind of operator makes the default level's first output differ, alone, and the float kernels.
 
     Args:
-        model: quantised.
+        model: quantized.
         feeds: a few batches.
 
     Returns:
-        Root mean square of the difference to the unoptimised model relative to its output, by kind of operator.
+        Root mean square of the difference to the unoptimized model relative to its output, by kind of operator.
     """
     exact = _outputs(model, feeds, LEVELS[0])
     touched = _beside_quantisers(model)
@@ -53,14 +53,14 @@ def by_operator(model: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, floa
 
 
 def one_step(model: onnx.ModelProto, feeds: Sequence[Feed]) -> float | None:
-    """What one value of each sample, moved by a step of the input's grid, changes in the unoptimised model.
+    """What one value of each sample, moved by a step of the input's grid, changes in the unoptimized model.
 
     Args:
-        model: quantised.
+        model: quantized.
         feeds: a few batches.
 
     Returns:
-        Root mean square of the change relative to the first output; None where no input is quantised where it stands.
+        Root mean square of the change relative to the first output; None where no input is quantized where it stands.
     """
     constants = {t.name: t for t in model.graph.initializer}
     inputs = {value.name for value in model.graph.input}
@@ -80,7 +80,7 @@ def one_step(model: onnx.ModelProto, feeds: Sequence[Feed]) -> float | None:
 
 
 def _beside_quantisers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Nodes with arithmetic that read what was quantised or make what will be."""
+    """Nodes with arithmetic that read what was quantized or make what will be."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     quantised = {name for node in model.graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
     return [

@@ -1,11 +1,11 @@
-"""onnxq beside onnxruntime's quantiser, AIMET and Quark: same model, same samples, one run.
+"""onnxq beside onnxruntime's quantizer, AIMET and Quark: same model, same samples, one run.
 
     python benchmarks/peers.py MODEL.onnx --calibration DATA.npz --data TEST.npz --labels KEY
            [--bits w8a8,w4a8,w4a4] [--rows onnxq:light,aimet:adaround-1000] [--environments DIR] [--out peers]
 
 Each tool is installed in a virtual environment of its own under --environments (kept for the next run) with uv or pip.
 Every model is judged by ``onnxq verify`` on the same data; first and last layers have 8 bits everywhere. A row that a
-tool cannot do stands there with the reason. Seconds are those of quantising alone, without imports; processor seconds
+tool cannot do stands there with the reason. Seconds are those of quantizing alone, without imports; processor seconds
 and memory are those of the whole process.
 """
 
@@ -26,8 +26,8 @@ import numpy as np
 import record
 from process import Finished, run
 
+from onnxq.api import inspect
 from onnxq.config import make_config
-from onnxq.pipeline import inspect
 
 EDGE_BITS = 8
 OURS = "onnxq"
@@ -67,13 +67,13 @@ class Row:
 
     Attributes:
         tool, version, method, bits: who did what.
-        seconds: of quantising, without imports; None where it did not finish.
+        seconds: of quantizing, without imports; None where it did not finish.
         process_seconds: wall clock of the whole process.
         cpu_seconds: processor time of the whole process.
         peak: memory of the process, bytes.
         kl, top1_fp32, top1, sqnr_db: as ``onnxq verify`` found.
         size: of the file, as a share of the float model's.
-        loads: onnxruntime's optimisation levels at which it works, of four.
+        loads: onnxruntime's optimization levels at which it works, of four.
         reason: why there is no result.
     """
 
@@ -107,7 +107,7 @@ class Task:
 
 
 def attempt(task: Task, tool: str, method: str, bits: str, place: environments.Place, folder: Path) -> Row:
-    """Quantise with one tool and judge the result."""
+    """Quantize with one tool and judge the result."""
     row = Row(tool, place.version, method, bits)
     if place.reason:
         return replace(row, reason=place.reason)

@@ -18,11 +18,11 @@ import numpy as np
 import record
 
 from onnxq.allocation.allocate import allocate
-from onnxq.allocation.front import pareto_front
+from onnxq.allocation.pareto import pareto_front
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.tables import CostTable, SensitivityTable, as_matrix
-from onnxq.budget import Budget
-from onnxq.candidate import Candidate
+from onnxq.allocation.sensitivity_table import CostTable, SensitivityTable, as_matrix
+from onnxq.config.bit_widths import Candidate
+from onnxq.config.budget import Budget
 
 CANDIDATES = tuple(Candidate(w, a) for w in (2, 3, 4, 5, 6, 7, 8, 16) for a in (4, 8))
 KINDS = ("like networks", "containers", "unrelated")

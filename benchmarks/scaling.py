@@ -1,4 +1,4 @@
-"""Time and peak memory of quantising the reference networks, and how they grow with the number of samples.
+"""Time and peak memory of quantizing the reference networks, and how they grow with the number of samples.
 
     python benchmarks/scaling.py [--networks resnet18,...] [--bits w8a8,w4a8] [--presets light]
            [--samples 64,256,1024] [--timeout SECONDS] [--out scaling]
@@ -35,11 +35,11 @@ class Row:
 
     Attributes:
         network, bits, preset, samples: what was run.
-        seconds: wall clock of the quantisation.
+        seconds: wall clock of the quantization.
         stages: the same by stage.
         cpu_seconds: processor time of the whole process, samples included.
         peak: largest resident memory, bytes.
-        loads: optimisation levels of onnxruntime at which the result works, of four.
+        loads: optimization levels of onnxruntime at which the result works, of four.
         reason: why there is no result.
     """
 
@@ -76,11 +76,11 @@ class Timed:
 
 
 def quantise_once(name: str, model: Path, bits: str, preset: str, count: int) -> None:
-    """What the child process does: quantise, and print what the report says."""
+    """What the child process does: quantize, and print what the report says."""
+    from onnxq.api import quantize
     from onnxq.config import make_config
     from onnxq.models.catalogue import NETWORKS
     from onnxq.models.samples import samples
-    from onnxq.pipeline import quantize
 
     weights, activations = (int(b) for b in bits.removeprefix("w").split("a"))
     # Other samples than those that the statistics of the random weights were taken of.

@@ -4,7 +4,7 @@
     python benchmarks/shifted.py --assets DIR [--cases a,b]      networks described by DIR/cases.py (see accuracy.py)
     ... --bits w8a8,w4a8 --shifts none,gain,noise --samples 256 --adapt 256 --evaluation 1000 --out shifted
 
-A network is quantised on its first calibration samples and adapted to those that follow, changed by the shift. It is
+A network is quantized on its first calibration samples and adapted to those that follow, changed by the shift. It is
 judged on its evaluation samples, changed alike, against what the float network makes of them. Shifts are made of the
 network's inputs: ``gain`` doubles them and ``faint`` halves them; ``bright`` and ``dark`` stretch a picture from its
 black by 1.8, up to its white, and by 0.4; ``noise`` adds half of their deviation.
@@ -22,13 +22,13 @@ import numpy as np
 import record
 from accuracy import Network, chosen_networks, first_batches
 
-from onnxq.adaptation import adapted
+from onnxq.adaptation.adapt import adapted
 from onnxq.config import Config, make_config
 from onnxq.data import read_feeds, samples_in
+from onnxq.data.replay import batch_size
 from onnxq.ir.load import load
+from onnxq.pipeline import Result, Task, run
 from onnxq.progress import silent
-from onnxq.quantisation import Result, Task, run
-from onnxq.stream import batch_size
 from onnxq.verify import verify
 
 HEAD = (
@@ -123,7 +123,7 @@ def measured(network: Network, bits: str, shifts: list[str], args: argparse.Name
 
 
 def judged(network: Network, bits: str, shift: str, result: Result, extents: dict[str, Extent], limit: int) -> Row:
-    """One quantised model on shifted evaluation samples."""
+    """One quantized model on shifted evaluation samples."""
     feeds = list(shifted(first_batches(network.evaluation(), limit), SHIFTS[shift], extents))
     labels = network.labels()[: sum(map(samples_in, feeds))] if network.scores else None
     report = verify(network.model, result.model, feeds, labels=labels, latency=False, ranges=True)

@@ -1,10 +1,10 @@
-"""Speed of quantised networks against their float networks in onnxruntime, both timed in turns in one run.
+"""Speed of quantized networks against their float networks in onnxruntime, both timed in turns in one run.
 
     python benchmarks/speed.py [--networks resnet50,mobilenet_v2] [--bits w8a8] [--container int8]
            [--threads 1,2] [--batch 1] [--seconds 20] [--out speed]
     python benchmarks/speed.py --pair FLOAT.onnx QUANTISED.onnx --data SAMPLES.npz
 
-Without --pair the networks of ``onnxq.models`` are built with random weights and quantised to nearest with a few
+Without --pair the networks of ``onnxq.models`` are built with random weights and quantized to nearest with a few
 samples: speed depends on shapes, types and kernels, not on the values. Medians ignore the odd interruption; the spread
 is that of the middle half of the runs.
 """
@@ -24,12 +24,12 @@ import numpy as np
 import onnxruntime as ort
 import record
 
+from onnxq.api import quantize
 from onnxq.config import make_config
 from onnxq.models.catalogue import NETWORKS
 from onnxq.models.random_weights import random_values
 from onnxq.models.samples import samples
-from onnxq.pipeline import quantize
-from onnxq.verify.kernels import INTEGER_KERNELS, take_census
+from onnxq.verify.kernel_census import INTEGER_KERNELS, take_census
 
 CALIBRATION = 8
 """Samples: speed does not depend on them."""
@@ -65,8 +65,8 @@ class Row:
     Attributes:
         network, bits, threads, batch: what was timed.
         fp32, quantised: milliseconds.
-        speed_up: median of float over median of quantised.
-        integer_kernels, float_kernels: layers of the quantised model by the kernels that onnxruntime runs them with.
+        speed_up: median of float over median of quantized.
+        integer_kernels, float_kernels: layers of the quantized model by the kernels that onnxruntime runs them with.
         runs: of each.
     """
 
@@ -84,7 +84,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """A float model, its quantised one, and one batch for both."""
+    """A float model, its quantized one, and one batch for both."""
 
     name: str
     bits: str
@@ -94,7 +94,7 @@ class Pair:
 
 
 def built_pairs(args: argparse.Namespace, folder: Path) -> Iterator[Pair]:
-    """The reference networks, quantised as fast as can be."""
+    """The reference networks, quantized as fast as can be."""
     for name in args.networks.split(","):
         network = NETWORKS[name]()
         fp32 = folder / f"{name}.onnx"

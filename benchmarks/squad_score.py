@@ -33,7 +33,7 @@ class Score:
     """Means over questions, in per cent.
 
     Attributes:
-        exact_match: answers that agree with a reference after normalisation.
+        exact_match: answers that agree with a reference after normalization.
         f1: overlap with the nearest reference, as a bag of words.
         questions: scored.
     """
@@ -59,7 +59,7 @@ def normalise(text: str) -> str:
     """Lower case, without punctuation, then without the articles a, an and the, words parted by one space.
 
     Example:
-        >>> normalise("The  U.S.-based  Company's ")
+        >>> normalize("The  U.S.-based  Company's ")
         'usbased companys'
     """
     bare = "".join(c for c in text.lower() if c not in PUNCTUATION)
@@ -67,12 +67,12 @@ def normalise(text: str) -> str:
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1 where the normalised texts agree, else 0."""
+    """1 where the normalized texts agree, else 0."""
     return float(normalise(answer) == normalise(reference))
 
 
 def f1(answer: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of the normalised words, each as often as it occurs.
+    """Harmonic mean of precision and recall of the normalized words, each as often as it occurs.
 
     Example:
         >>> round(f1("in October 1973", "October 1973."), 2)

@@ -1,13 +1,13 @@
-"""Right on data it has not seen: onnxq and onnxruntime's quantiser from the same few samples, judged on new ones.
+"""Right on data it has not seen: onnxq and onnxruntime's quantizer from the same few samples, judged on new ones.
 
     python benchmarks/unseen.py                                        made-up families and the bundled network
     python benchmarks/unseen.py --assets DIR [--networks mlp,kws]      those of DIR/cases.py too (see accuracy.py)
-    ... --samples 1,4,16,64,256 --draws 5 --bits w8a8,w4a8 --config equalise=false --no-peers -o unseen.json
+    ... --samples 1,4,16,64,256 --draws 5 --bits w8a8,w4a8 --config equalize=false --no-peers -o unseen.json
     python benchmarks/unseen.py --summary -o unseen.json               what the rows so far say together
 
 A draw is another network of a family with data of its own (unseen_families.py), or other calibration samples of a
 network that has data. All is run by onnxruntime at its default level and held against the float model; decibels are of
-signal to noise. onnxruntime's quantiser gets the same samples, after its own preparation of the model, with a scale for
+signal to noise. onnxruntime's quantizer gets the same samples, after its own preparation of the model, with a scale for
 each channel, unsigned activations and signed weights. Processors without VNNI cut off such products: the processor
 stands in the results. ``told`` is what onnxq's own report says of the output.
 
@@ -39,10 +39,10 @@ from unseen_networks import BUNDLED, DESCRIBED, Case, Source, joined
 from unseen_rows import OURS, PEERS, Key, Record, read
 from unseen_summary import summary
 
-from onnxq.candidate import parse_candidate
+from onnxq.api import quantize
 from onnxq.config import make_config
+from onnxq.config.bit_widths import parse_candidate
 from onnxq.data import Feed
-from onnxq.pipeline import quantize
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peer_drivers"))
 
@@ -77,7 +77,7 @@ class Attempt:
         return {"weights": bits.weights, "activations": bits.activations, "edge_bits": EDGE_BITS, **self.config}
 
     def by(self, who: str) -> tuple[Judged, dict[str, float | None]]:
-        """A quantised model's figures, and what its maker's report tells by output."""
+        """A quantized model's figures, and what its maker's report tells by output."""
         output, began = self.folder / "quantised.onnx", time.perf_counter()
         told: dict[str, float | None] = {}
         try:
@@ -94,7 +94,7 @@ class Attempt:
         return judged(self.exact, found, self.case.labels, scores=self.case.scores, seconds=seconds), told
 
     def _onnxruntime(self, method: str, output: Path) -> None:
-        """Its quantiser, as the comparison of tools drives it."""
+        """Its quantizer, as the comparison of tools drives it."""
         samples = self.folder / "calibration.npz"
         np.savez(samples, **joined(self.feeds))
         bits = parse_candidate(self.bits)
@@ -151,8 +151,8 @@ def option(text: str) -> tuple[str, Any]:
     """A name and a value, as TOML writes it or a bare word.
 
     Example:
-        >>> option("equalise=false"), option("preset=advanced")
-        (('equalise', False), ('preset', 'advanced'))
+        >>> option("equalize=false"), option("preset=advanced")
+        (('equalize', False), ('preset', 'advanced'))
     """
     name, _, value = text.partition("=")
     try:

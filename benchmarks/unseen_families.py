@@ -4,7 +4,7 @@
     draw(np.random.default_rng(0), 16)          {input: array of 16 samples}
 
 Another seed is another network of the family: other widths, weights and data. Weights are random, but what decides over
-quantisation is as in trained networks: batch normalisation knows the statistics of the data, channels have sizes of
+quantization is as in trained networks: batch normalization knows the statistics of the data, channels have sizes of
 their own, some channels hardly ever wake, and some features of a transformer are far larger than the others.
 """
 

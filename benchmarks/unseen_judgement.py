@@ -1,4 +1,4 @@
-"""How close a quantised model's answers to new samples are to the float model's: of all, and of each sample."""
+"""How close a quantized model's answers to new samples are to the float model's: of all, and of each sample."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Judged:
-    """One quantised model on the new samples.
+    """One quantized model on the new samples.
 
     Attributes:
         sqnr_db: signal to noise of all answers together, decibels; None where there is no model or no finite answer.
         median_db, worst_db: of the samples, each by its own signal.
         agreement: percent of the decisions that are the float model's; None where the answers are no scores.
         accuracy: percent of the decisions that are right; None without labels.
-        seconds: of quantising.
+        seconds: of quantizing.
         reason: why there are no figures.
     """
 
@@ -51,14 +51,14 @@ def answers(model: Path, feeds: Sequence[Mapping[str, Array]]) -> tuple[str, Arr
 
 
 def judged(exact: Array, found: Array, labels: Array | None, *, scores: bool, seconds: float | None = None) -> Judged:
-    """The figures of a quantised model.
+    """The figures of a quantized model.
 
     Args:
         exact: what the float model answers, first axis samples.
-        found: what the quantised model answers, the same shape.
+        found: what the quantized model answers, the same shape.
         labels: of the samples, if they are known.
         scores: whether the answers are scores along the last axis.
-        seconds: of quantising.
+        seconds: of quantizing.
     """
     if not np.isfinite(found).all():
         return Judged(seconds=seconds, reason="its answers are not finite")

@@ -14,7 +14,7 @@ from unseen_data import Law
 Array = NDArray[Any]
 OPSET = 17
 PROBED = 256
-"""Samples from which batch normalisation takes its statistics and the answers their size."""
+"""Samples from which batch normalization takes its statistics and the answers their size."""
 
 RARE = 0.1
 """Share of the channels that hardly ever wake."""
@@ -83,13 +83,13 @@ class Net:
         return half
 
     def layer_norm(self, source: str, wide: int) -> str:
-        """Layer normalisation with two features that are far larger than the others."""
+        """Layer normalization with two features that are far larger than the others."""
         gain = np.exp(0.2 * self.rng.standard_normal(wide))
         gain[self.rng.choice(wide, 2, replace=False)] *= 6
         return self.add("LayerNormalization", source, gain, self.bias(wide), axis=-1)
 
     def batch_norm(self, source: str, channels: int) -> str:
-        """Batch normalisation by the statistics of the data; some channels are far below zero but for a few samples."""
+        """Batch normalization by the statistics of the data; some channels are far below zero but for a few samples."""
         seen = self.values(source)
         axes = tuple(i for i in range(seen.ndim) if i != 1)
         gain, offset = np.exp(0.3 * self.rng.standard_normal(channels)), 0.5 * self.rng.standard_normal(channels)

@@ -18,8 +18,8 @@ from unseen_families import FAMILIES, build
 from unseen_judgement import Array
 
 from onnxq.data import Feed, read_feeds
+from onnxq.data.replay import batch_size
 from onnxq.ir.load import load
-from onnxq.stream import batch_size
 
 BUNDLED = "digits"
 DESCRIBED = ("resnet20", "kws", "mobilenet_v1", "mobilenet_v2", "efficientnet_lite0", "minilm")

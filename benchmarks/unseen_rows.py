@@ -15,7 +15,7 @@ from unseen_judgement import Judged
 
 OURS = "onnxq"
 PEERS = ("minmax", "percentile")
-"""Ways of onnxruntime's quantiser to set ranges."""
+"""Ways of onnxruntime's quantizer to set ranges."""
 
 Key = tuple[str, str, int, int]
 """Network, bits, samples and draw."""
@@ -39,10 +39,10 @@ class Row:
     """One network, at some bits, from one draw of samples.
 
     Attributes:
-        network, bits, samples, draw: what was quantised, how, from what.
+        network, bits, samples, draw: what was quantized, how, from what.
         told_db: signal to noise that onnxq's report tells of the output; None where it tells none.
         accuracy_fp32: percent of the float model's decisions that are right; None without labels.
-        judged: the quantised models by who made them.
+        judged: the quantized models by who made them.
         commit: of onnxq.
     """
 

@@ -1,7 +1,7 @@
 """Reference networks that are installed with onnxq, so that ``onnxq demo`` and the tests run from anywhere.
 
 One network is bundled: ``digits.onnx``, a small residual classifier of handwritten digits with depthwise
-convolutions and unfolded batch normalisation, next to the data to calibrate and to judge it.
+convolutions and unfolded batch normalization, next to the data to calibrate and to judge it.
 ``train_digits.py`` in this folder makes all three files.
 
 The networks of the literature (ResNet, MobileNet-V2, BERT) are built on demand: ``catalogue.py`` has them by name,

@@ -32,7 +32,7 @@ class Size:
 BASE, MINILM_L6 = Size(12, 768, 12, 3072), Size(6, 384, 12, 1536)
 WORDS, POSITIONS, TYPES = 30522, 512, 2
 EPSILON = 1e-12
-"""Added to the variance of a layer normalisation, as BERT was trained."""
+"""Added to the variance of a layer normalization, as BERT was trained."""
 
 TOKENS, MASK, SEGMENTS = "input_ids", "attention_mask", "token_type_ids"
 INPUTS: list[tuple[str, int, tuple[Axis, ...]]] = [
@@ -47,7 +47,7 @@ def bert_base(head: Head = "pooler", *, plain_normalisation: bool = False, size:
         head: ``pooler`` gives ``last_hidden_state`` and ``pooler_output`` (BertModel, 109,482,240 parameters);
             ``none`` leaves the pooler out (108,891,648); ``question_answering`` gives ``start_logits`` and
             ``end_logits`` instead (BertForQuestionAnswering, 108,893,186).
-        plain_normalisation: write each layer normalisation as nine elementwise operators and means, as exporters
+        plain_normalisation: write each layer normalization as nine elementwise operators and means, as exporters
             do below operator set 17, instead of one LayerNormalization.
         size: of another network of this architecture.
 
@@ -119,7 +119,7 @@ class _Transformer(Writer):
         return self.node("Add", f"{module}.add", [self.node("Mul", f"{module}.mul", [unit, gamma]), beta])
 
     def embeddings(self) -> str:
-        """Words, segments and positions of the tokens, summed and normalised."""
+        """Words, segments and positions of the tokens, summed and normalized."""
         module = "embeddings"
         words = self._rows(f"{module}.word_embeddings", WORDS, TOKENS)
         segments = self._rows(f"{module}.token_type_embeddings", TYPES, SEGMENTS)
@@ -143,7 +143,7 @@ class _Transformer(Writer):
         return self.node("Mul", "mask.mul", [absent, self.constant("lowest", float(np.finfo(np.float32).min))])
 
     def layer(self, x: str, mask: str, module: str) -> str:
-        """Self-attention and the two-layer perceptron, each added to its input and normalised."""
+        """Self-attention and the two-layer perceptron, each added to its input and normalized."""
         attended = self.attention(x, mask, f"{module}.attention.self")
         output = f"{module}.attention.output"
         y = self.linear(attended, f"{output}.dense", self._size.hidden, self._size.hidden)

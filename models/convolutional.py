@@ -1,4 +1,4 @@
-"""What the image classifiers have in common: normalised convolutions, the head, input and output."""
+"""What the image classifiers have in common: normalized convolutions, the head, input and output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxq.models.network import Network, Writer
 IMAGE, LOGITS = "input", "logits"
 IMAGE_SIZE, CLASSES = 224, 1000
 EPSILON = 1e-5
-"""Added to the variance of a batch normalisation: torch's default, which all networks here were trained with."""
+"""Added to the variance of a batch normalization: torch's default, which all networks here were trained with."""
 
 
 def convolution(
@@ -23,7 +23,7 @@ def convolution(
     group: int = 1,
     ends_branch: bool = False,
 ) -> str:
-    """A convolution without bias that keeps the size (or divides it by the stride), and its batch normalisation.
+    """A convolution without bias that keeps the size (or divides it by the stride), and its batch normalization.
 
     Args:
         writer: of the network.

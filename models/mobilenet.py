@@ -81,7 +81,7 @@ def _block(writer: Writer, x: str, block: InvertedResidual) -> str:
 def _clipped(
     writer: Writer, x: str, module: str, channels: tuple[int, int], *, kernel: int, stride: int = 1, group: int = 1
 ) -> str:
-    """Convolution, batch normalisation, ReLU6."""
+    """Convolution, batch normalization, ReLU6."""
     names = (f"{module}.0", f"{module}.1")
     y = convolution(writer, x, names, channels, kernel=kernel, stride=stride, group=group)
     bounds = [writer.constant("relu6.min", 0.0), writer.constant("relu6.max", 6.0)]

@@ -64,7 +64,7 @@ def transformers_resnet(name: str) -> str:
 
 
 def transformers_bert(name: str) -> str:
-    """BERT of transformers, old checkpoints included, whose layer normalisations say gamma and beta."""
+    """BERT of transformers, old checkpoints included, whose layer normalizations say gamma and beta."""
     name = name.removeprefix("module.").removeprefix("bert.")
     return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 

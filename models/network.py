@@ -28,7 +28,7 @@ class Parameter:
         name: as torchvision names it in its state dicts, for BERT as transformers does.
         shape: in the state dict.
         kind: what it does; ``last_gamma`` ends a residual branch; ``mean`` and ``variance`` are a batch
-            normalisation's running statistics.
+            normalization's running statistics.
         transposed: the graph holds it with its two axes swapped, as the right operand of a MatMul.
     """
 

@@ -1,6 +1,6 @@
 """Seeded random weights that make a network behave like a trained one, for measuring time and memory.
 
-Weights are drawn as for training. The statistics of every batch normalisation are then those of the data that
+Weights are drawn as for training. The statistics of every batch normalization are then those of the data that
 really passes it, so that no activation fades or overflows in a hundred layers, and the classifier is scaled to
 logits that differ between samples.
 """
@@ -21,7 +21,7 @@ from onnxq.models.samples import samples
 Array = NDArray[np.float32]
 
 LINEAR_DEVIATION = 0.02
-"""Of linear layers and embeddings, as BERT initialises them."""
+"""Of linear layers and embeddings, as BERT initializes them."""
 
 LOGIT_DEVIATION = 2.5
 """Of a class's logit from sample to sample: about that of trained ImageNet classifiers."""
@@ -72,7 +72,7 @@ def _draw(parameter: Parameter, rng: np.random.Generator) -> Array:
 
 
 def _measure(network: Network, values: dict[str, Array], seed: int) -> None:
-    """Set the statistics of every batch normalisation and the scale of the classifier, in one run."""
+    """Set the statistics of every batch normalization and the scale of the classifier, in one run."""
     statistics = {f"{name}/batch": name for node in _normalisations(network.nodes) for name in node.input[3:]}
     logits = network.outputs[0][0]
     feed = next(samples(network, SAMPLES, batch=SAMPLES, seed=seed))
@@ -89,7 +89,7 @@ def _measure(network: Network, values: dict[str, Array], seed: int) -> None:
 
 
 def _training_form(network: Network, values: dict[str, Array]) -> onnx.ModelProto:
-    """The network normalising by each batch, with the batch's statistics as further outputs."""
+    """The network normalizing by each batch, with the batch's statistics as further outputs."""
     model = network.model(values)
     for node in _normalisations(model.graph.node):
         # With momentum 0 the running statistics that come out are those of the batch alone.

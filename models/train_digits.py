@@ -39,7 +39,7 @@ Arrays = dict[str, dict[str, jax.Array]]  # layer name -> parameter name -> valu
 
 @dataclass(frozen=True)
 class Unit:
-    """A convolution, its batch normalisation and, where asked for, a ReLU or the sum with an earlier unit's output."""
+    """A convolution, its batch normalization and, where asked for, a ReLU or the sum with an earlier unit's output."""
 
     name: str
     inputs: int
@@ -107,7 +107,7 @@ def augment(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def initialise(key: jax.Array) -> tuple[Arrays, Arrays]:
-    """He-normal weights with neutral normalisation, as (parameters, running statistics).
+    """He-normal weights with neutral normalization, as (parameters, running statistics).
 
     A dense kernel is laid out (kernel, kernel, inputs, outputs), a depthwise one (kernel, kernel, channels).
     """
@@ -146,7 +146,7 @@ def forward(parameters: Arrays, statistics: Arrays, images: jax.Array, train: bo
         parameters: weights, as ``initialise`` lays them out.
         statistics: running mean and variance of each channel, likewise.
         images: (N, 1, 16, 16), float32.
-        train: normalise by the batch and update the statistics, instead of normalising by the statistics.
+        train: normalize by the batch and update the statistics, instead of normalizing by the statistics.
 
     Returns:
         Logits, (N, 10), float32, and statistics, unchanged unless training.
@@ -204,7 +204,7 @@ def train(images: np.ndarray, labels: np.ndarray) -> tuple[Arrays, Arrays]:
 
 
 def export(parameters: Arrays, statistics: Arrays) -> onnx.ModelProto:
-    """The trained network as ONNX, batch normalisation as nodes of its own, weights as float32 initialisers."""
+    """The trained network as ONNX, batch normalization as nodes of its own, weights as float32 initializers."""
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
 

@@ -1,4 +1,4 @@
-"""Accurate post-training quantisation of ONNX models from a handful of unlabelled samples.
+"""Accurate post-training quantization of ONNX models from a handful of unlabelled samples.
 
     import onnxq
     result = onnxq.quantize("model.onnx", samples, onnxq.Config(weights=4, activations=8))
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxq.allocation.bit_allocation import BitAllocation as BitAllocation
+    from onnxq.api import quantize as quantize
     from onnxq.config import Config as Config
+    from onnxq.config.optimization import Refinement as Refinement
     from onnxq.errors import CalibrationError as CalibrationError
     from onnxq.errors import ConfigError as ConfigError
     from onnxq.errors import InputError as InputError
@@ -23,17 +25,15 @@ if TYPE_CHECKING:
     from onnxq.errors import OutputError as OutputError
     from onnxq.errors import UnsupportedError as UnsupportedError
     from onnxq.errors import VerificationError as VerificationError
-    from onnxq.learning import Refinement as Refinement
-    from onnxq.pipeline import quantize as quantize
+    from onnxq.pipeline import Result as Result
     from onnxq.progress import Progress as Progress
-    from onnxq.quantisation import Result as Result
     from onnxq.report.run import RunReport as RunReport
     from onnxq.verify import VerificationReport as VerificationReport
 
 _HOME = {
     "BitAllocation": "allocation.bit_allocation",
     "Config": "config",
-    "Refinement": "learning",
+    "Refinement": "config.optimization",
     "CalibrationError": "errors",
     "ConfigError": "errors",
     "InputError": "errors",
@@ -42,8 +42,8 @@ _HOME = {
     "OutputError": "errors",
     "UnsupportedError": "errors",
     "VerificationError": "errors",
-    "Result": "quantisation",
-    "quantize": "pipeline",
+    "Result": "pipeline",
+    "quantize": "api",
     "Progress": "progress",
     "RunReport": "report.run",
     "VerificationReport": "verify",

@@ -1,4 +1,4 @@
-"""The bundled model quantised and judged: what onnxq does, shown in less than a minute."""
+"""The bundled model quantized and judged: what onnxq does, shown in less than a minute."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import onnx
 
+from onnxq.api import quantize
 from onnxq.config import Config
 from onnxq.data import read_feeds, read_labels
+from onnxq.data.replay import batch_size
 from onnxq.ir.load import load
-from onnxq.pipeline import quantize
 from onnxq.progress import Listener, Progress, silent
 from onnxq.report.run import RunReport
-from onnxq.stream import batch_size
 from onnxq.verify import VerificationReport, verify
 
 LABELS = "labels"
@@ -35,8 +35,8 @@ class Variant:
 
     Attributes:
         name: such as ``W4A8``.
-        model: quantised.
-        report: account of the quantisation.
+        model: quantized.
+        report: account of the quantization.
         verification: of the model on labelled images that neither training nor calibration saw.
     """
 
@@ -48,7 +48,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """The bundled model quantised in each configuration.
+    """The bundled model quantized in each configuration.
 
     Attributes:
         model: its file name.
@@ -62,7 +62,7 @@ class Demonstration:
 
     @property
     def ok(self) -> bool:
-        """Whether every variant has the bits asked for and runs at every optimisation level."""
+        """Whether every variant has the bits asked for and runs at every optimization level."""
         return all(variant.report.ok and variant.verification.ok for variant in self.variants)
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Demonstration:
 
 
 def demonstrate(progress: Listener = silent) -> Demonstration:
-    """Quantise the bundled model in each configuration and verify it; nothing is written.
+    """Quantize the bundled model in each configuration and verify it; nothing is written.
 
     Args:
         progress: told how far it is.

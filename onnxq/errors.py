@@ -45,11 +45,11 @@ class OutputError(InputError):
 
 
 class VerificationError(OnnxqError):
-    """The emitted model does not load everywhere, or its optimisation levels disagree."""
+    """The emitted model does not load everywhere, or its optimization levels disagree."""
 
 
 class NotFiniteError(VerificationError):
-    """A quantised network that makes NaN or infinity where the float network makes numbers.
+    """A quantized network that makes NaN or infinity where the float network makes numbers.
 
     Args:
         what: the tensor, as the subject of a sentence.

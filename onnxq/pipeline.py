@@ -1,210 +1,265 @@
-"""What people call: a model quantised at bits given or chosen, what its layers lose, what would become of it."""
+"""One way through at known bits: load, passes, calibrate, solve, emit, verify. Only this module knows the order."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from functools import partial
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
-from onnxq.adaptation import adapted
-from onnxq.allocation.attempts import Attempt, account, carried_out, remark
-from onnxq.allocation.bit_allocation import BitAllocation
-from onnxq.allocation.kept import kept_problem
-from onnxq.allocation.mixed import choose, held_out, measured_loss, tables_for
-from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.tabulate import Measuring
-from onnxq.budget import parse_budgets
-from onnxq.candidate import parse_candidates
-from onnxq.checkpoint import fingerprint
+from onnxq.acceptance.fallbacks import emit_through_gate
 from onnxq.config import Config
-from onnxq.data import Data, first_feeds, read_feeds
-from onnxq.diagnosis import diagnosed
-from onnxq.emptiness import without_empty
-from onnxq.execute.chain import Quantised
+from onnxq.config.bit_widths import FLOAT, Candidate
+from onnxq.data import Data, Feed, content, first_feeds, read_feeds
+from onnxq.data.replay import Again, batch_within, counted
+from onnxq.errors import NotFiniteError, UnsupportedError
+from onnxq.ir.exclude import exclude
+from onnxq.ir.load import load
 from onnxq.ir.model import Model
+from onnxq.ir.save import identity, save
+from onnxq.ir.singular import find_singularities
 from onnxq.ir.size import model_bytes
-from onnxq.ir.table import find_tables
-from onnxq.judging import judged, opened
-from onnxq.network import by_constant
-from onnxq.plan import Plan, make_plan, require_layers
-from onnxq.progress import Listener, silent
-from onnxq.quantisation import GATE_SAMPLES, Clock, Result, Run, Task, opset_of, prepared_model, run
-from onnxq.reporting import checked
-from onnxq.stream import Again, batch_within, counted
-from onnxq.verify import measure_ranges
+from onnxq.ir.spectrogram import spectrogram
+from onnxq.ir.tensor import has_fixed_batch
+from onnxq.passes.fold_constants import fold_constants
+from onnxq.passes.own_batch import with_own_batch
+from onnxq.passes.prepare import prepare
+from onnxq.plan.make_plan import make_plan
+from onnxq.plan.values import Plan
+from onnxq.preprocess.empty_layers import without_empty
+from onnxq.progress import Listener, Progress
+from onnxq.report.build import run_report
+from onnxq.report.run import RunReport
+from onnxq.runtime.memory import free_old_graphs, return_large_blocks
+from onnxq.solve.checkpoint import Checkpoint, fingerprint
+from onnxq.solve.closed_form.tie_free_scales import without_ties
+from onnxq.solve.network import Making, NetworkSolution, solve_network
+from onnxq.solve.network_tuning import affordable, tune
+from onnxq.solve.stage_report import solved_stage
+from onnxq.validation.folds import Folds, make_folds, without
+from onnxq.validation.judgement import Judgement, exact_outputs, judge
+from onnxq.validation.outliers import find_unlike
+from onnxq.validation.rewrites import LARGE, Choice, Plainest, judge_plain
+from onnxq.validation.unseen import Made, better_of, cross_fitted, prepare_network
+from onnxq.verify import LevelCheck
+from onnxq.version import VERSION
+
+GATE_SAMPLES = 16
+"""Calibration samples on which the emitted model must run at every level."""
 
 
-def quantize(
-    model: str | Path | onnx.ModelProto,
-    calibration: Data,
-    config: Config | None = None,
-    *,
-    allocation: BitAllocation | None = None,
-    adapt: Data | None = None,
-    check: Data | None = None,
-    progress: Listener = silent,
-    work_dir: str | Path | None = None,
-    resume: bool = False,
-) -> Result:
-    """Quantise a model.
+@dataclass(frozen=True)
+class Result:
+    """A quantized model and the account of how it came about.
 
-    With candidates in the configuration, or an allocation, every layer has its own bits.
+    Attributes:
+        model: with QuantizeLinear and DequantizeLinear nodes.
+        report: every layer, what stayed float and why, and the proof that the model loads.
+    """
+
+    model: onnx.ModelProto
+    report: RunReport
+
+    def save(self, path: str | Path) -> None:
+        """Write the model; the file appears complete or not at all.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        save(self.model, Path(path))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A quantization with what its report does not tell.
+
+    Attributes:
+        result: of it.
+        model: prepared and rewritten.
+        plan: of its layers.
+        network: their solutions.
+        known: the first of the samples that its ranges are for.
+    """
+
+    result: Result
+    model: Model
+    plan: Plan
+    network: NetworkSolution
+    known: Sequence[Feed]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A quantization that is asked for, at the configuration's bits or at each layer's own."""
+
+    model: str | Path | onnx.ModelProto
+    calibration: Data
+    config: Config
+    choice: Mapping[str, Candidate] | None
+    progress: Listener
+    folder: Path | None
+    resume: bool
+
+
+def run(task: Task) -> Run:
+    """One way through; the samples are kept as long as it takes."""
+    return_large_blocks()
+    with Again(task.config.memory_limit // 8) as again:
+        try:
+            return _way_through(task, again, {})
+        except NotFiniteError as error:
+            if not len(again):  # nothing was read
+                raise
+            singular = find_singularities(prepared_model(task.model, task.config, opset_of(task.config, task.choice)))
+            told = (
+                f"left in float: with its weights rounded, {error.what} is NaN or infinite where it is finite in float"
+            )
+            if not singular.layers:
+                raise
+            try:
+                return _way_through(task, again, dict.fromkeys(singular.layers, told))
+            except UnsupportedError:  # no layer is left
+                raise error from None
+
+
+def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
+    """One attempt.
 
     Args:
-        model: path of an ONNX file, or a model in memory (it is not changed).
-        calibration: unlabelled samples: path of an ``.npz``, of a folder of ``.npy`` files or images, an
-            array, a mapping ``{input: array}``, or any iterable of batches of either.
-        config: the options; the defaults when None.
-        allocation: bits of every layer, chosen before; they are chosen here when None and there are candidates.
-        adapt: unlabelled samples of the kind that the model will meet, where that is another than the calibration
-            set's: ranges and moments are found anew on them and every integer of the weights stays as it was solved
-            (:mod:`onnxq.reranging`), where that brings the outputs closer to the float network's.
-        check: unlabelled samples to judge the finished model on, none of those it is made from, in the same forms;
-            ``result.report.check`` tells how close its outputs are, over all samples and for the median and worst
-            one, and which of its tensors leave their ranges.
-        progress: told how far the run is.
-        work_dir: folder that keeps finished layers, so that a stopped run can go on, and the tables that bits are
-            chosen from, so that another budget measures nothing again.
-        resume: go on with what ``work_dir`` holds.
-
-    Raises:
-        InputError: the model, the samples or an option cannot be used; the message says which and why.
-        VerificationError: the emitted model does not run, or not alike, at every optimisation level of onnxruntime.
+        task: what is asked for.
+        again: keeps the samples; those it holds already are read from it.
+        in_float: layers to leave in float, and why.
     """
-    config, folder = config or Config(), None if work_dir is None else Path(work_dir)
-    with diagnosed(model):
-        fresh, unseen = opened(model, adapt, check)
-        if config.candidates or allocation:
-            done = _mixed(model, calibration, config, allocation, progress, folder, resume)
-        else:
-            done = run(Task(model, calibration, config, None, progress, folder, resume))
-        if fresh is not None:
-            done = adapted(done, config, fresh, progress)
-        if check is None or unseen is None:
-            return done.result
-        clock = Clock()
-        with clock.stage("check"):
-            found = judged(model, done.result.model, unseen, check, progress)
-            usual = measure_ranges(done.result.model, done.known)
-        made = {"calibration": calibration, "adaptation": adapt}
-        same = [name for name, data in made.items() if data is not None and _same(check, data)]
-        return Result(done.result.model, checked(done.result.report, found, usual, clock.seconds, same))
+    config, choice, progress = task.config, task.choice, task.progress
+    clock = Clock()
+    with clock.stage("load"):
+        progress(Progress("load", 0, None))
+        prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
+        exposed = bool(find_singularities(prepared).exposed)
+        size = model_bytes(task.model)
+        if not len(again):
+            batch = batch_within(prepared, config.memory_limit)
+            given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
+            for feed in counted(given, task.calibration, config, progress):
+                again.append(feed)
+    unlike, whole = find_unlike(again), has_fixed_batch(prepared.inputs)
+    feeds = without(again, unlike.samples, whole=whole)
+    gate = list(first_feeds(feeds, GATE_SAMPLES))
+    asked, prepared = prepared, without_empty(prepared, gate)
+    found = in_float.keys() | (prepared.in_float.keys() - asked.in_float.keys())
+    choice = choice and {name: bits for name, bits in choice.items() if name not in found}
+    plan = make_plan(prepared, config, choice)
+    weights = sum(p.layer.parameters for p in plan.layers)
+    folds = make_folds(feeds, whole=whole, weights=weights)
+    config, told = affordable(config, prepared, plan, gate[0])
+    with clock.stage("compare"):
+        progress(Progress("compare", 0, None))
+        plainest = judge_plain(prepared, config, choice, folds)
+        judgement = _crossed(config, choice, folds, plainest, prepared, progress)
+        if weights > LARGE:
+            free_old_graphs()
+        ready, plan = prepare_network(prepared, config, choice, feeds, folds, plainest)
+    with clock.stage("solve"):
+        mark = fingerprint(_identity(ready, config, feeds, choice)) if task.folder else ""
+        checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
+        network = solve_network(ready, plan, config, feeds, checkpoint, progress, Making(keep_back=folds.keep_back))
+        network = dataclasses.replace(network, remarks=(*network.remarks, *told))
+    stages = [solved_stage(network.layers.values())]
+    with clock.stage("tune"):
+        if config.tunes:
+            network, told_of = tune(ready, plan, network, feeds, config, progress)
+            stages.append(told_of)
+    with clock.stage("judge"):
+        made = _judged(Made(ready, plan, network, judgement), prepared, folds)
+        made = better_of(made, prepared, config, choice, feeds, folds, plainest)
+        if made.judgement is not None:  # told by the samples' places in the set as it came
+            places = feeds.indices[made.judgement.samples]
+            made = dataclasses.replace(made, judgement=dataclasses.replace(made.judgement, samples=places))
+    del asked, prepared, ready  # what is no longer needed of a large model is as large
+    if weights > LARGE:
+        free_old_graphs()
+    with clock.stage("verify"):
+        progress(Progress("verify", 0, None))
+        made, proto, checks = _verified(made, config, gate, feeds if exposed else ())
+    report = run_report(made, config, folds, unlike, proto, checks, size, clock.seconds, stages)
+    return Run(Result(model=proto, report=report), made.model, made.plan, made.network, gate)
 
 
-def sensitivity(
-    model: str | Path | onnx.ModelProto,
-    calibration: Data,
-    config: Config,
-    measuring: Measuring | None = None,
-    *,
-    progress: Listener = silent,
-) -> AllocationProblem:
-    """What every layer loses and costs at each of the configuration's candidates.
+def _crossed(
+    config: Config, choice: Choice, folds: Folds, plainest: Plainest | None, prepared: Model, progress: Listener
+) -> Judgement | None:
+    """What networks made from parts of few samples do on the rest of them; None where there are many, or one."""
+    if plainest is None or not folds.crossed:
+        return None
+    done = 0
 
-    Args:
-        model: as for :func:`quantize`.
-        calibration: as for :func:`quantize`. Candidates are judged by its first ``config.table_samples`` samples,
-            at most half, and solved on the others.
-        config: candidates, container, edge bits.
-        measuring: how; the defaults when None.
-        progress: told how far the run is.
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        progress(Progress("compare", done, len(folds.cuts)))
 
-    Raises:
-        InputError: the model, the samples or an option cannot be used.
-    """
-    candidates = parse_candidates(config.candidates)
-    prepared = prepared_model(model, config, opset_of(config, dict(enumerate(candidates))))
-    require_layers(prepared)
-    batch = batch_within(prepared, config.memory_limit)
-    name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
-    with Again(config.memory_limit // 8) as kept:
-        read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch)
-        for feed in counted(read, calibration, config, progress):
-            kept.append(feed)
-        prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))
-        return tables_for(
-            prepared, kept, config, measuring or Measuring(), progress, float_bytes=model_bytes(model), name=name
-        )
+    return cross_fitted(prepared, config, choice, folds, plainest.rewrite, tell)
 
 
-def _mixed(
-    model: str | Path | onnx.ModelProto,
-    calibration: Data,
-    config: Config,
-    allocation: BitAllocation | None,
-    progress: Listener,
-    folder: Path | None,
-    resume: bool,
-) -> Run:
-    """A quantisation with each layer's own bits; they are chosen first where no allocation is given."""
-    choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
-    prepared = prepared_model(model, config, opset_of(config, choice))
-    require_layers(prepared)
-    batch = batch_within(prepared, config.memory_limit)
-    with Again(config.memory_limit // 8) as kept:
-        for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
-            kept.append(feed)
-        prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))
-        clock, problem = Clock(), None
-        with clock.stage("allocate"):
-            if allocation is None:
-                options = Measuring(latency=any(b.quantity == "latency" for b in parse_budgets(config.budget)))
-                measure = partial(tables_for, prepared, kept, config, options, progress, float_bytes=model_bytes(model))
-                place = folder and folder / "table"
-                problem = kept_problem(place, resume, prepared, kept, config, options, measure)
-                allocation = choose(prepared, problem, kept, config)
-
-        def choose_again(tables: AllocationProblem) -> BitAllocation:
-            return choose(prepared, tables, kept, config)
-
-        judged = held_out(prepared, kept, first_feeds(kept, config.table_samples))
-
-        def solve(found: BitAllocation) -> Attempt[Run]:
-            place = folder and folder / f"bits-{_mark_of(found, config)}"
-            data = calibration if isinstance(calibration, (str, Path)) else kept
-            done = run(Task(model, data, config, found.choice, progress, place, resume))
-            metric = problem.sensitivity.metric if problem else None
-            loss, error = measured_loss(prepared, done.result.model, judged, metric)
-            tables = by_constant(find_tables(done.model), done.network.tables)
-            quantised = Quantised(done.network.layers, done.network.outputs, tables)
-            return Attempt(found, done.model, quantised, loss, done, error)
-
-        best, tried = carried_out(allocation, problem, kept, config, solve, choose_again, progress)
-    report = best.result.result.report
-    report = dataclasses.replace(
-        report,
-        allocation=account(best, tried),
-        notes=(*report.notes, remark(best)),
-        seconds={**clock.seconds, **report.seconds},
-    )
-    return dataclasses.replace(best.result, result=Result(best.result.result.model, report))
+def _judged(made: Made, prepared: Model, folds: Folds) -> Made:
+    """A network with what it does to the samples that were kept from it, where there are any."""
+    if made.judgement is not None or not folds.cuts:
+        return made
+    held = folds.cuts[0].judged
+    found = judge(made.model, made.plan, made.network, held, exact_outputs(prepared, held), held.indices)
+    return dataclasses.replace(made, judgement=found)
 
 
-def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Model, Plan]:
-    """What would be quantised, at how many bits, and why the rest would not.
-
-    Raises:
-        ModelError: the model cannot be read.
-        UnsupportedError: it has no layer to quantise.
-    """
-    config = config or Config()
-    with diagnosed(model):
-        prepared = prepared_model(model, config, config.opset)
-        return prepared, make_plan(prepared, config)
+def _verified(
+    made: Made, config: Config, gate: Sequence[Feed], every: Sequence[Feed]
+) -> tuple[Made, onnx.ModelProto, tuple[LevelCheck, ...]]:
+    """A network as it is emitted, through the gate."""
+    layers = without_ties(made.model, [p.layer for p in made.plan.layers], made.network.layers, made.network.outputs)
+    network = dataclasses.replace(made.network, layers=layers)
+    proto, checks, mended = emit_through_gate(made.model, made.plan, network, config, gate, every)
+    network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
+    return dataclasses.replace(made, network=network), proto, checks
 
 
-def _same(one: Data, other: Data) -> bool:
-    """Whether two sources of samples are one file, folder or object."""
-    if isinstance(one, (str, os.PathLike)) and isinstance(other, (str, os.PathLike)):
-        return Path(one).resolve() == Path(other).resolve()
-    return one is other
+def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
+    """A model read and rewritten, with what stays in float marked; what it was in between is freed."""
+    prepared = spectrogram(prepare(with_own_batch(fold_constants(load(model, minimum_opset=opset)))))
+    free_old_graphs()
+    return exclude(prepared, config.exclude) if config.exclude else prepared
 
 
-def _mark_of(allocation: BitAllocation, config: Config) -> str:
-    """What tells the layers of an allocation from those of others in one folder."""
-    choice = {name: str(bits) for name, bits in allocation.choice.items()}
-    return fingerprint([json.dumps([choice, dataclasses.asdict(config)], sort_keys=True).encode()])[:12]
+class Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Enter the seconds that a block takes under a name."""
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - began
+
+
+def opset_of(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
+    """The lowest operator set that has the types of the bits."""
+    used = None if choice is None else [c for c in choice.values() if c != FLOAT]
+    return config.opset_of(used) if used else config.opset
+
+
+def _identity(
+    model: Model, config: Config, samples: Iterable[Feed], choice: Mapping[str, Candidate] | None
+) -> Iterator[bytes]:
+    """Everything the solutions depend on."""
+    yield from identity(model)
+    yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
+    yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
+    yield from content(samples)
+    yield VERSION.encode()

@@ -11,7 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-from onnxq import quantisation
+from onnxq import pipeline
 from onnxq.config import Config
 from onnxq.ir.model import Model
 from onnxq.validation.folds import Folds
@@ -30,8 +30,8 @@ def quick_judgement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     most tests look at.
     """
     if request.node.get_closest_marker("unseen") is None:
-        monkeypatch.setattr(quantisation, "judge_plain", _every_rewrite)
-        monkeypatch.setattr(quantisation, "_crossed", lambda *_: None)  # then it is judged by the first cut
+        monkeypatch.setattr(pipeline, "judge_plain", _every_rewrite)
+        monkeypatch.setattr(pipeline, "_crossed", lambda *_: None)  # then it is judged by the first cut
 
 
 def _every_rewrite(model: Model, config: Config, choice: Choice, folds: Folds) -> Plainest:

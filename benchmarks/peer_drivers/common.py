@@ -20,12 +20,12 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What to quantise and how.
+    """What to quantize and how.
 
     Attributes:
         model: float ONNX file.
         calibration: ``.npz``, one array per input, samples along the first axis.
-        output: where the quantised model goes.
+        output: where the quantized model goes.
         method: one of the driver's.
         weights, activations: bits.
         edge_bits: of first and last layers, at least.

@@ -1,4 +1,4 @@
-"""AIMET for ONNX: batch normalisation folded, then its simulation, with its own methods for the weights."""
+"""AIMET for ONNX: batch normalization folded, then its simulation, with its own methods for the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MINMAX = ("minmax", "seq_mse")
 
 
 def quantise(job: Job) -> None:
-    """``minmax``, ``tf_enhanced``, ``cle`` (equalised), ``seq_mse``, or ``adaround-ITERATIONS``."""
+    """``minmax``, ``tf_enhanced``, ``cle`` (equalized), ``seq_mse``, or ``adaround-ITERATIONS``."""
     model = onnx.load(job.model)
     if job.method == "cle":
         equalize_model(model)  # folds batch normalisation itself

@@ -1,4 +1,4 @@
-"""onnxruntime's static quantiser: QDQ, a scale for each channel, other bits at the edges by override."""
+"""onnxruntime's static quantizer: QDQ, a scale for each channel, other bits at the edges by override."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def channel_axis(graph: onnx.GraphProto, weight: str) -> int:
 
 
 def quantise(job: Job) -> None:
-    """Prepare the model as its documentation asks, and quantise it."""
+    """Prepare the model as its documentation asks, and quantize it."""
     overrides, graph = {}, onnx.load(job.model).graph
     for weight, activation in job.edges:
         if job.weights < job.edge_bits:

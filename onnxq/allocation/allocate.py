@@ -16,13 +16,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
+from onnxq.allocation.ilp import optimum
 from onnxq.allocation.infeasibility import explanation
+from onnxq.allocation.milp import Found
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.programme import optimum
-from onnxq.allocation.search import Found
 from onnxq.allocation.terms import SLACK, InfeasibleError, limit_of, open_candidates
-from onnxq.budget import LOSS, Budget
-from onnxq.candidate import Candidate
+from onnxq.config.bit_widths import Candidate
+from onnxq.config.budget import LOSS, Budget
 from onnxq.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.allocation.json_file import parsed, read_text
-from onnxq.candidate import Candidate, parse_candidate
+from onnxq.config.bit_widths import Candidate, parse_candidate
 
 
 class Outcome(Enum):
@@ -35,7 +35,7 @@ class BitAllocation:
         costs: what it spends, by quantity.
         minimised: the quantity that was made as small as the budgets allow.
         status: how the solver ended.
-        bound: no allocation within the budgets has less of the minimised quantity.
+        bound: no allocation within the budgets has less of the minimized quantity.
         gap: what was found minus the bound, relative to what was found; 0 is proven optimal.
         budgets: limits by quantity, in its unit.
     """

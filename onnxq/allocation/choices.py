@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.allocation.problem import Agreement
-from onnxq.candidate import FLOAT, Candidate
 from onnxq.config import Config
+from onnxq.config.bit_widths import FLOAT, Candidate
+from onnxq.ir.activation_matmul import Product, find_products
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
-from onnxq.ir.paths import TRANSPARENT, edge_layers
-from onnxq.ir.product import Product, find_products
+from onnxq.ir.reachability import TRANSPARENT, edge_layers
 from onnxq.ir.table import Table, find_tables
 
 SHARING = (*TRANSPARENT, "Slice", "Identity", "Dropout", "Concat", "Split")
@@ -103,7 +103,7 @@ def find_parts(model: Model) -> tuple[Part, ...]:
 def find_agreements(model: Model, layers: Sequence[Layer], tables: Sequence[Table] = ()) -> tuple[Agreement, ...]:
     """Layers or tables that share their weights, and layers that read one tensor or parts of one Concat.
 
-    A tensor that is read at two widths would be quantised twice, and a Concat needs one grid for its inputs.
+    A tensor that is read at two widths would be quantized twice, and a Concat needs one grid for its inputs.
     """
     classes = _Classes()
     for node in model.graph.nodes:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.ilp import optimum
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.programme import optimum
 from onnxq.allocation.terms import SLACK
-from onnxq.budget import LOSS
+from onnxq.config.budget import LOSS
 
 
 def explanation(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxq.allocation.problem import Agreement, AllocationProblem
 from onnxq.allocation.terms import SLACK, offset
-from onnxq.candidate import Candidate
+from onnxq.config.bit_widths import Candidate
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -25,7 +25,7 @@ class Knapsack:
         layers: number of layers.
         layer: of each variable, (variables,).
         candidate: of each variable, column of the problem's tables.
-        objective: what is minimised, (variables,).
+        objective: what is minimized, (variables,).
         spent: by budget, (budgets, variables).
         limits: (budgets,).
         equal: rows whose products with the choice are 0 where layers agree, (rows, variables).

@@ -1,4 +1,4 @@
-"""Bits of every layer for one quantisation: measured and chosen, and the loss of what came of them."""
+"""Bits of every layer for one quantization: measured and chosen, and the loss of what came of them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.allocation.choices import make_choices
-from onnxq.allocation.cost.placeholder import placeholder_model
+from onnxq.allocation.cost.dummy_model import placeholder_model
+from onnxq.allocation.measure import Measuring, one_run, tabulate
 from onnxq.allocation.output_loss import OutputLoss
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.tabulate import Measuring, one_run, tabulate
-from onnxq.budget import Budget, parse_budgets
-from onnxq.candidate import FLOAT, Candidate, parse_candidates
+from onnxq.calibration.hold_out import HOLD_OUT, HoldOut
 from onnxq.config import Config
+from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
+from onnxq.config.budget import Budget, parse_budgets
 from onnxq.data import Feed, samples_in, set_apart
-from onnxq.equalisation import RANGE_SAMPLES
-from onnxq.execute.hold_out import HOLD_OUT, HoldOut
-from onnxq.execute.ort import Session
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.ir.tensor import has_fixed_batch
-from onnxq.migration import MIGRATED, migrated
-from onnxq.plan import make_plan
+from onnxq.plan.make_plan import make_plan
+from onnxq.preprocess.cross_layer_equalization import RANGE_SAMPLES
+from onnxq.preprocess.smoothquant import MIGRATED, migrate_ranges
 from onnxq.progress import Listener
+from onnxq.runtime.session import Session
 from onnxq.validation.rewrites import Rewrite, first_samples, rewritten
 
 FEWEST_HELD = 4
@@ -39,14 +39,14 @@ SIZE_ROUNDS = 5
 
 
 def choice_for_all(model: Model, candidates: Sequence[Candidate], config: Config) -> dict[str, Candidate]:
-    """The candidate in the middle for every part: the bits at which channels are equalised before any are chosen."""
+    """The candidate in the middle for every part: the bits at which channels are equalized before any are chosen."""
     choices = make_choices(model, candidates, config)
     ordered = {name: sorted(c for c in choices.of(name) if c != FLOAT) for name in choices.names}
     return {name: found[len(found) // 2] if found else FLOAT for name, found in ordered.items()}
 
 
-def equalised_for(model: Model, choice: Mapping[str, Candidate], feeds: Sequence[Feed], config: Config) -> Model:
-    """The model with its channels equalised and ranges migrated for an allocation, where that is asked for."""
+def equalize_for(model: Model, choice: Mapping[str, Candidate], feeds: Sequence[Feed], config: Config) -> Model:
+    """The model with its channels equalized and ranges migrated for an allocation, where that is asked for."""
     if not config.equalise or all(choice[layer.name] == FLOAT for layer in find_layers(model)[0]):
         return model
     return rewritten(model, config, choice, feeds, Rewrite.MIGRATED)
@@ -75,23 +75,24 @@ def tables_for(
     fitted, _ = set_apart(feeds, config.table_samples, whole=has_fixed_batch(model.inputs))
     few = first_samples(fitted, RANGE_SAMPLES)  # not those that judge
     groups = alike(candidates) if options.method == "full" else [list(candidates)]
-    ready = [(equalised_for(model, choice_for_all(model, g, config), few, config), g) for g in groups]
+    ready = [(equalize_for(model, choice_for_all(model, g, config), few, config), g) for g in groups]
     return tabulate(model, ready, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
 
 
 def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], config: Config) -> BitAllocation:
     """The best allocation within the configuration's budgets.
 
-    The size is that of the file, which is known before anything is solved: where quantisers between layers of
+    The size is that of the file, which is known before anything is solved: where quantizers between layers of
     different bits, or the factors of migrated ranges, take it beyond the budget, the programme is solved again with so
     much less. Where the latency has a
-    budget, the choice is timed and made again until it takes what was predicted (see :mod:`onnxq.allocation.timed`).
+    budget, the choice is timed and made again until it takes what was predicted (see
+    :mod:`onnxq.allocation.latency_loop`).
 
     Raises:
         InfeasibleError: no choice keeps the budgets.
     """
     from onnxq.allocation.allocate import allocate  # it loads cvxpy
-    from onnxq.allocation.timed import allocate_timed
+    from onnxq.allocation.latency_loop import allocate_timed
 
     budgets = parse_budgets(config.budget)
     if any(b.quantity == "latency" for b in budgets):
@@ -99,7 +100,7 @@ def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], conf
 
     def model_for(found: BitAllocation) -> Model:
         few = first_samples(feeds, RANGE_SAMPLES)
-        return migrated(model, make_plan(model, config, found.choice), few) if config.equalise else model
+        return migrate_ranges(model, make_plan(model, config, found.choice), few) if config.equalise else model
 
     found = allocate(problem, budgets)
     size, others = found.budgets.get("size"), [b for b in budgets if b.quantity != "size"]
@@ -150,7 +151,7 @@ def measured_loss(
     counts = [samples_in(feed) for feed in feeds]
     made = [exact.run(feed, names) for feed in feeds]
     loss = OutputLoss(made, metric, chosen=model.not_comparable, samples=counts)
-    quantised = Session(proto, "the quantised model")
-    parts: list[NDArray[np.float64]] = [loss.of(i, quantised.run(feed, names)) for i, feed in enumerate(feeds)]
+    quantized = Session(proto, "the quantised model")
+    parts: list[NDArray[np.float64]] = [loss.of(i, quantized.run(feed, names)) for i, feed in enumerate(feeds)]
     each = np.concatenate(parts)
     return float(each.mean()), float(each.std() / math.sqrt(len(each)))

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.allocation.json_file import parsed, read_text
-from onnxq.allocation.tables import CostTable, Matrix, SensitivityTable
-from onnxq.budget import LOSS
-from onnxq.candidate import Candidate, parse_candidate
+from onnxq.allocation.sensitivity_table import CostTable, Matrix, SensitivityTable
+from onnxq.config.bit_widths import Candidate, parse_candidate
+from onnxq.config.budget import LOSS
 from onnxq.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""What the quantisation of each layer, table or product alone does to the network's output, for every candidate.
+"""What the quantization of each layer, table or product alone does to the network's output, for every candidate.
 
 The network runs stage by stage. At each stage every candidate of its layers is solved on the stage's own
 inputs; then the stage runs once with each of them, and the rest of the network behind it from there: nothing
@@ -25,32 +25,32 @@ from numpy.typing import NDArray
 
 from onnxq.allocation.choices import Choices, Part
 from onnxq.allocation.output_loss import OutputLoss
-from onnxq.allocation.tables import SensitivityTable, as_matrix
-from onnxq.calibrate import Calibration
-from onnxq.candidate import FLOAT, Candidate
+from onnxq.allocation.sensitivity_table import SensitivityTable, as_matrix
+from onnxq.calibration.calibrate import Calibration
+from onnxq.calibration.observer import Observation
+from onnxq.calibration.output_quantizer import output_grid
 from onnxq.config import FLOAT_BITS, Config
+from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.data import Feed, samples_in
-from onnxq.execute.chain import Chain, Quantised, make_step
-from onnxq.execute.frontier import passed
-from onnxq.execute.observation import Observation
-from onnxq.execute.response import output_grid
+from onnxq.ir.activation_matmul import Product, find_products
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model
-from onnxq.ir.product import Product, find_products
 from onnxq.ir.stage import Stage, split_stages
 from onnxq.ir.table import Table
-from onnxq.plan import block_of, make_plan, table_bits
+from onnxq.plan.make_plan import block_of, make_plan, table_bits
 from onnxq.progress import Listener, Progress, silent
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.histogram import Histogram
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
-from onnxq.solve.groundwork import lay_groundwork
+from onnxq.runtime.activation_cache import passed
+from onnxq.runtime.staged_network import Chain, Quantized, make_step
+from onnxq.solve.closed_form.embedding import solve_table
+from onnxq.solve.closed_form.initial_solution import fitted_input
+from onnxq.solve.closed_form.normal_equations import lay_groundwork
 from onnxq.solve.layer import make_problem, solve_layer
-from onnxq.solve.start import fitted_input
-from onnxq.solve.table import solve_table
 
 Array = NDArray[np.float64]
 
@@ -63,11 +63,11 @@ class Reference:
 
     Attributes:
         bits: of its layers.
-        quantised: their solutions.
+        quantized: their solutions.
     """
 
     bits: Mapping[str, Candidate]
-    quantised: Quantised
+    quantized: Quantized
 
 
 def measure_sensitivities(
@@ -92,7 +92,7 @@ def measure_sensitivities(
         config: container, memory limit, seed, second-order start; layers are solved by closed forms.
         method: ``full`` or ``scaled``.
         metric: ``kl`` or ``mse``; None to choose by the outputs.
-        reference: a quantised network around which to measure; the float network when None.
+        reference: a quantized network around which to measure; the float network when None.
         progress: told after each part.
 
     Raises:
@@ -109,7 +109,7 @@ def measure_sensitivities(
         seed=config.seed,
         mask=find_mask(model),
     ) as calibration:
-        walk = _Walk(model, choices, calibration, config, reference or Reference({}, Quantised()), metric)
+        walk = _Walk(model, choices, calibration, config, reference or Reference({}, Quantized()), metric)
         done = 0
 
         def tell(part: Part) -> None:
@@ -155,11 +155,11 @@ class _Walk:
         self._readers = Counter(layer.input for layer in choices.layers)
         self._seen = Observation({}, {})
         self._judged = calibration.passing or range(calibration.batches)
-        exact_chain = Chain(model, self.stages, Quantised())
+        exact_chain = Chain(model, self.stages, Quantized())
         exact = [exact_chain.run(calibration.before(b), 0) for b in self._judged]
         counts = [samples_in(calibration.before(b)) for b in self._judged]
         self._loss = OutputLoss(exact, metric, chosen=model.not_comparable, samples=counts)
-        self._chain = Chain(model, self.stages, reference.quantised) if reference.bits else exact_chain
+        self._chain = Chain(model, self.stages, reference.quantized) if reference.bits else exact_chain
         self._base = [
             self._loss.of(place, self._chain.run(calibration.before(batch), 0))
             for place, batch in enumerate(self._judged)
@@ -183,9 +183,9 @@ class _Walk:
 
     def advance(self, stage: Stage) -> None:
         """Let the reference network pass a stage."""
-        quantised = self._reference.quantised
-        grids, constants = quantised.grids(stage), quantised.constants(stage)
-        self._calibration.advance(stage, grids, constants, quantised.quantisers(stage), _silent)
+        quantized = self._reference.quantized
+        grids, constants = quantized.grids(stage), quantized.constants(stage)
+        self._calibration.advance(stage, grids, constants, quantized.quantizers(stage), _silent)
 
     def measure(self, index: int, layer: Layer, method: str) -> None:
         """Fill a layer's row."""
@@ -263,35 +263,35 @@ class _Walk:
         """Bits that a candidate means for a table or a product's operands."""
         if isinstance(part, Table):
             return table_bits(part, candidate, self._config)
-        return 8 if self._config.quantises_products(candidate.activations) else FLOAT_BITS
+        return 8 if self._config.quantizes_products(candidate.activations) else FLOAT_BITS
 
-    def _with_table(self, table: Table, bits: int) -> Quantised:
+    def _with_table(self, table: Table, bits: int) -> Quantized:
         """The reference network with one table at other bits."""
         key = table.weight, table.name
-        tables = {k: solution for k, solution in self._reference.quantised.tables.items() if k != key}
+        tables = {k: solution for k, solution in self._reference.quantized.tables.items() if k != key}
         if bits != FLOAT_BITS:
             values = self._model.constant(table.weight)
             tables[key] = solve_table(table.name, values, bits, blocked=bool(table.rank))
-        return replace(self._reference.quantised, tables=tables)
+        return replace(self._reference.quantized, tables=tables)
 
-    def _with_product(self, index: int, product: Product, bits: int) -> tuple[Quantised, dict[str, QuantParams]]:
+    def _with_product(self, index: int, product: Product, bits: int) -> tuple[Quantized, dict[str, QuantParams]]:
         """The reference network with one product's operands at other bits, and grids of those made in earlier stages.
 
         Those come as the reference network has them: where it has rounded them they stay so.
         """
         operands = (product.left, product.right)
-        outputs = {t: grid for t, grid in self._reference.quantised.outputs.items() if t not in operands}
+        outputs = {t: grid for t, grid in self._reference.quantized.outputs.items() if t not in operands}
         earlier: dict[str, QuantParams] = {}
         for tensor in operands if bits != FLOAT_BITS else ():
             histogram = self._operands[tensor]
             assert histogram is not None
             made_here = tensor in self.stages[index].tensors
             (outputs if made_here else earlier)[tensor] = activation_params(histogram, self._spec(bits))
-        return replace(self._reference.quantised, outputs=outputs), earlier
+        return replace(self._reference.quantized, outputs=outputs), earlier
 
     def _differences(self, index: int, layer: Layer, candidate: Candidate, solution: LayerSolution | None) -> Array:
         """Loss of each sample with one layer changed, minus that of the reference network, (samples,)."""
-        layers, outputs = dict(self._reference.quantised.layers), dict(self._reference.quantised.outputs)
+        layers, outputs = dict(self._reference.quantized.layers), dict(self._reference.quantized.outputs)
         layers.pop(layer.name, None)
         if layer.activated not in self._operands:
             outputs.pop(layer.activated, None)
@@ -301,9 +301,9 @@ class _Walk:
             if bits is not None:
                 histogram = self._seen.histograms[layer.activated]
                 outputs[layer.activated] = output_grid(self._model, layer.activated, histogram, self._spec(bits))
-        return self._losses(index, replace(self._reference.quantised, layers=layers, outputs=outputs))
+        return self._losses(index, replace(self._reference.quantized, layers=layers, outputs=outputs))
 
-    def _losses(self, index: int, changed: Quantised, earlier: Mapping[str, QuantParams] | None = None) -> Array:
+    def _losses(self, index: int, changed: Quantized, earlier: Mapping[str, QuantParams] | None = None) -> Array:
         """Loss of each sample with one stage as in another network, minus that of the reference network, (samples,).
 
         Args:
@@ -348,7 +348,7 @@ def _middle(candidates: list[Candidate], solved: Mapping[Candidate, LayerSolutio
 
 
 def _outputs(model: Model, config: Config, candidate: Candidate) -> dict[str, int]:
-    """Bits of tensors that are quantised where they are made when every layer that may has the candidate's bits."""
+    """Bits of tensors that are quantized where they are made when every layer that may has the candidate's bits."""
     choice = {layer.name: config.rules.least(layer.op, candidate) for layer in find_layers(model)[0]}
     if all(bits == FLOAT for bits in choice.values()):
         return {}

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.budget import LOSS, Budget
-from onnxq.candidate import Candidate
+from onnxq.config.bit_widths import Candidate
+from onnxq.config.budget import LOSS, Budget
 from onnxq.errors import ConfigError
 
 SLACK = 1e-9

@@ -9,10 +9,10 @@ import numpy as np
 
 from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.tables import as_matrix
+from onnxq.allocation.sensitivity_table import as_matrix
 from onnxq.allocation.terms import InfeasibleError
-from onnxq.budget import LOSS
-from onnxq.candidate import FLOAT, Candidate
+from onnxq.config.bit_widths import FLOAT, Candidate
+from onnxq.config.budget import LOSS
 
 
 def best_uniform(

@@ -6,10 +6,10 @@ import click
 
 from onnxq.cli.allocate import allocate
 from onnxq.cli.demo import demo
+from onnxq.cli.errors_and_exit import Shell
 from onnxq.cli.inspect import inspect
 from onnxq.cli.quantize import quantize
 from onnxq.cli.sensitivity import sensitivity
-from onnxq.cli.shell import Shell
 from onnxq.cli.verify import verify
 from onnxq.version import VERSION
 
@@ -26,7 +26,7 @@ def main() -> None:
     """Make an ONNX model small and fast: 8, 4 or fewer bits from a few unlabelled samples.
 
     The result is an ONNX model with QuantizeLinear and DequantizeLinear nodes, proven to run at every
-    optimisation level of onnxruntime.
+    optimization level of onnxruntime.
 
     Exit codes: 0 done and verified; 1 done, but below what was asked for; 2 bad usage or bad input, one
     sentence on stderr and nothing written.

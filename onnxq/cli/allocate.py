@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from onnxq.budget import LOSS, QUANTITIES, parse_budgets
-from onnxq.candidate import Candidate, parse_candidate, parse_candidates
+from onnxq.cli.errors_and_exit import DONE, Verb
 from onnxq.cli.options import FILE, common_options
-from onnxq.cli.shell import DONE, Verb
+from onnxq.config.bit_widths import Candidate, parse_candidate, parse_candidates
+from onnxq.config.budget import LOSS, QUANTITIES, parse_budgets
 from onnxq.errors import ConfigError
 
 
@@ -52,7 +52,7 @@ def allocate(
     Example: onnxq allocate table.json --budget size=0.13 -o bits.json
     """
     from onnxq.allocation.allocate import allocate as solve
-    from onnxq.allocation.front import pareto_front
+    from onnxq.allocation.pareto import pareto_front
     from onnxq.allocation.problem import read_problem
     from onnxq.ir.save import check_writable, write_text
     from onnxq.report.front import check_format, plot_front, show_allocation, show_front

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from onnxq.cli.errors_and_exit import BELOW, DONE, Verb
 from onnxq.cli.options import FILE, common_options
-from onnxq.cli.shell import BELOW, DONE, Verb
 from onnxq.errors import OutputError
 
 
@@ -18,11 +18,11 @@ from onnxq.errors import OutputError
 )
 @common_options
 def demo(output: Path | None, as_json: bool, debug: bool) -> int:
-    """Quantise the bundled digit classifier to 8 and to 4 bits and show what that costs and gains.
+    """Quantize the bundled digit classifier to 8 and to 4 bits and show what that costs and gains.
 
     Takes less than a minute. Nothing is written unless --output says where.
     """
-    from onnxq.cli.bars import Bars
+    from onnxq.cli.progress_bars import Bars
     from onnxq.demo import demonstrate
     from onnxq.ir.save import save
     from onnxq.report.text import make_console, show_comparison

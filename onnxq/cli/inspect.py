@@ -1,4 +1,4 @@
-"""``onnxq inspect``: what is in a model, and what a quantisation would do with it."""
+"""``onnxq inspect``: what is in a model, and what a quantization would do with it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from onnxq.cli.errors_and_exit import DONE, Verb
 from onnxq.cli.options import FILE, common_options, config_options, configured
-from onnxq.cli.shell import DONE, Verb
 
 
 @click.command(cls=Verb, short_help="List a model's layers and what would become of them.")
@@ -23,8 +23,8 @@ def inspect(model: Path, config_file: Path | None, as_json: bool, debug: bool, *
     """
     config = configured(config_file, flags)
 
-    from onnxq.inspection import describe
-    from onnxq.pipeline import inspect as plan_model
+    from onnxq.api import inspect as plan_model
+    from onnxq.plan.inspection import describe
     from onnxq.report.text import make_console, show_inspection
 
     inspection = describe(*plan_model(model, config))

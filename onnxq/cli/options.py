@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxq.config import UNITS, Config, make_config, read_config
-from onnxq.target import TARGETS
+from onnxq.config.targets import TARGETS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -1,4 +1,4 @@
-"""``onnxq quantize``: a float model and samples in, a quantised model and its report out."""
+"""``onnxq quantize``: a float model and samples in, a quantized model and its report out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from onnxq.cli.errors_and_exit import BELOW, DONE, Verb
 from onnxq.cli.options import FIELDS, FILE, common_options, config_options, configured
-from onnxq.cli.shell import BELOW, DONE, Verb
 from onnxq.errors import ConfigError, OutputError
 
 
@@ -62,7 +62,7 @@ def quantize(
     debug: bool,
     **flags: Any,
 ) -> int:
-    """Quantise MODEL and write OUT, checked to run in onnxruntime.
+    """Quantize MODEL and write OUT, checked to run in onnxruntime.
 
     Example: onnxq quantize net.onnx -o net.w4a8.onnx --calibration samples.npz --weights 4
     """
@@ -71,9 +71,9 @@ def quantize(
         raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
 
     from onnxq.allocation.bit_allocation import read_allocation
-    from onnxq.cli.bars import Bars
+    from onnxq.api import quantize as run
+    from onnxq.cli.progress_bars import Bars
     from onnxq.ir.save import check_writable
-    from onnxq.pipeline import quantize as run
     from onnxq.report.text import make_console, show_run
 
     read = {

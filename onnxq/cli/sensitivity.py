@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from onnxq.cli.errors_and_exit import DONE, Verb
 from onnxq.cli.options import FILE, common_options, config_options, configured
-from onnxq.cli.shell import DONE, Verb
 from onnxq.errors import ConfigError
 
 
@@ -63,10 +63,10 @@ def sensitivity(
     if method not in ("full", "scaled") or metric not in (None, "kl", "mse"):
         raise ConfigError(f"method {method!r} with metric {metric!r}: write full or scaled, and kl or mse.")
 
-    from onnxq.allocation.tabulate import Measuring
-    from onnxq.cli.bars import Bars
+    from onnxq.allocation.measure import Measuring
+    from onnxq.api import sensitivity as measure
+    from onnxq.cli.progress_bars import Bars
     from onnxq.ir.save import check_writable, write_text
-    from onnxq.pipeline import sensitivity as measure
 
     check_writable(output)
     options = Measuring(method, metric, latency, latency_table, energy_table)

@@ -1,4 +1,4 @@
-"""``onnxq verify``: a quantised model judged against its float model, whoever made it."""
+"""``onnxq verify``: a quantized model judged against its float model, whoever made it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxq.cli.errors_and_exit import BELOW, DONE, Verb
 from onnxq.cli.options import FILE, common_options
-from onnxq.cli.shell import BELOW, DONE, Verb
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,16 +53,16 @@ def verify(
     sample: one sample may hold most of the power. --ranges tells where samples of another kind than those of the
     calibration are cut off.
 
-    Ends with 1 where QUANTIZED does not run at every optimisation level of onnxruntime.
+    Ends with 1 where QUANTIZED does not run at every optimization level of onnxruntime.
     """
-    from onnxq.cli.bars import Bars
+    from onnxq.cli.progress_bars import Bars
     from onnxq.data import count_samples, read_feeds
-    from onnxq.execute.memory import free_old_graphs
+    from onnxq.data.replay import batch_size
     from onnxq.ir.load import OLDEST_OPSET, load
-    from onnxq.own_batch import with_own_batch
+    from onnxq.passes.own_batch import with_own_batch
     from onnxq.progress import Progress
     from onnxq.report.text import make_console, show_verification
-    from onnxq.stream import batch_size
+    from onnxq.runtime.memory import free_old_graphs
     from onnxq.verify import verify as run
 
     inputs = with_own_batch(load(fp32, minimum_opset=OLDEST_OPSET)).inputs

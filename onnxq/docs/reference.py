@@ -13,14 +13,14 @@ import click
 from pydantic import TypeAdapter
 
 import onnxq
-from onnxq.budget import QUANTITIES
 from onnxq.cli import main
 from onnxq.config import Config
+from onnxq.config.budget import QUANTITIES
+from onnxq.config.targets import TARGETS, Target, read_target
 from onnxq.data import preprocess
 from onnxq.docs.descriptions import UndescribedError, describe, to_markdown
 from onnxq.docs.schemas import Schema, documents
 from onnxq.errors import OnnxqError
-from onnxq.target import TARGETS, Target, read_target
 
 HEADING = """# Reference
 

@@ -15,13 +15,13 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 
 from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.allocation.problem import Agreement, AllocationProblem
-from onnxq.allocation.tables import CostTable, SensitivityTable
-from onnxq.budget import LOSS, QUANTITIES
-from onnxq.candidate import Candidate
+from onnxq.allocation.sensitivity_table import CostTable, SensitivityTable
+from onnxq.config.bit_widths import Candidate
+from onnxq.config.budget import LOSS, QUANTITIES
 from onnxq.demo import Demonstration, Variant
 from onnxq.docs.descriptions import describe
-from onnxq.inspection import Inspection
 from onnxq.ir.tensor import TensorInfo
+from onnxq.plan.inspection import Inspection
 from onnxq.report.run import RunReport
 from onnxq.verify import VerificationReport
 from onnxq.verify.report import LayerBits, LevelCheck, OutputFidelity, TensorRange
@@ -151,7 +151,7 @@ def _object_of(owner: Any) -> Schema:
 
 
 def _run() -> Schema:
-    """The report of a quantisation; its allocation says besides what came of the choice."""
+    """The report of a quantization; its allocation says besides what came of the choice."""
     run = _object_of(RunReport)
     made = {
         "measured_loss": {"type": ["number", "null"], "description": "Loss of the model that was made."},

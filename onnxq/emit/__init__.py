@@ -1,1 +1,1 @@
-"""Writing a quantised model down."""
+"""Writing a quantized model down."""

@@ -2,7 +2,7 @@
 
 A QuantizeLinear puts everything beyond its last code on that code. Where it reads min(x, b) and no b lies below that
 code, it makes the same of x: the minimum is taken out, and an integer kernel takes the layer before it. The bounds are
-those of a Clip whose channels were raised (:mod:`onnxq.passes.equalise`).
+those of a Clip whose channels were raised (:mod:`onnxq.passes.equalize`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxq.ir.ceiling import COPYING
-from onnxq.ir.order import reads
+from onnxq.ir.topological_sort import reads
 
 HALF = 0.49
 """Steps by which a bound may lie below the last code: it is rounded to that code all the same."""

@@ -1,6 +1,6 @@
-"""Large constants that came as half floats and were not quantised go back to half floats, behind a Cast.
+"""Large constants that came as half floats and were not quantized go back to half floats, behind a Cast.
 
-A half-precision model is widened when it is read (:mod:`onnxq.ir.widen`), so whatever stays in float would take
+A half-precision model is widened when it is read (:mod:`onnxq.ir.half_to_float`), so whatever stays in float would take
 twice the space it had. A constant is narrowed only where no value changes; onnxruntime works the Cast out once,
 when it loads the model.
 """

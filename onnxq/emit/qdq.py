@@ -1,5 +1,5 @@
 """Solutions written into the graph as QuantizeLinear and DequantizeLinear nodes, in the forms that
-onnxruntime runs at every optimisation level with the same answers.
+onnxruntime runs at every optimization level with the same answers.
 
 The rules, each measured (a test holds each):
 
@@ -14,8 +14,8 @@ The rules, each measured (a test holds each):
 5. Activations of less than 8 bits are a narrowed 8-bit grid, kept by a Clip before the QuantizeLinear. As
    uint4 they would not load behind a Clip or a MaxPool, nor before a layer with other weights.
 
-Other targets have other forms (:mod:`onnxq.target`): grids come with the solutions; the form of biases and weights is
-decided here.
+Other targets have other forms (:mod:`onnxq.config.targets`): grids come with the solutions; the form of biases and
+weights is decided here.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxq.config import FLOAT_BITS, Config
+from onnxq.config.targets import Target
 from onnxq.emit.bounds import drop_superfluous_bounds
 from onnxq.emit.half import narrow_constants
 from onnxq.emit.packed import emit_packed, pays
 from onnxq.emit.spare import spare_outputs
 from onnxq.emit.tables import emit_tables
 from onnxq.emit.windows import write_out_windows
+from onnxq.ir.external_weights import Outline
 from onnxq.ir.header import write_notes_of_constants
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.ir.order import sort_nodes, subgraphs
-from onnxq.ir.outline import Outline
 from onnxq.ir.save import to_outline
 from onnxq.ir.table import Table
-from onnxq.plan import LayerPlan, Plan
+from onnxq.ir.topological_sort import sort_nodes, subgraphs
+from onnxq.plan.values import LayerPlan, Plan
 from onnxq.quant.packing import Packing, pack
 from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale, free_bias_scale
 from onnxq.quant.spec import Granularity, QuantParams
 from onnxq.quant.table import TableSolution
-from onnxq.target import Target
 
 UNSIGNED_ZERO = 128
 """Zero point of weights that are stored as uint8."""
@@ -61,10 +61,10 @@ def emit(
     outputs: Mapping[str, QuantParams],
     config: Config,
     tables: Mapping[str, TableSolution] | None = None,
-    whole: Container[str] = (),
-    apart: Container[str] = (),
+    byte_weights: Container[str] = (),
+    no_nbits: Container[str] = (),
 ) -> onnx.ModelProto:
-    """The quantised model.
+    """The quantized model.
 
     Args:
         model: the prepared float model, left unchanged.
@@ -73,21 +73,21 @@ def emit(
         outputs: grids of the tensors in ``plan.outputs``, by name.
         config: the container of small weights, and the target.
         tables: solutions of ``plan.tables`` by the name of their nodes.
-        whole: layers whose weights take a byte each whatever the container.
-        apart: layers whose matrices take the form of rule 4 whatever their inputs' bits.
+        byte_weights: layers whose weights take a byte each whatever the container.
+        no_nbits: layers whose matrices take the form of rule 4 whatever their inputs' bits.
     """
     writer = _Writer(to_outline(model), config.rules)
     for name, params in outputs.items():
-        writer.quantise_for_all(name, params)
+        writer.quantize_for_all(name, params)
     for layer_plan in plan.layers:
         layer, solution = layer_plan.layer, solutions[layer_plan.layer.name]
         if solution.input is not None and layer.input not in outputs:
-            writer.quantise_input(layer, solution.input)
+            writer.quantize_input(layer, solution.input)
         if solution.weight.scale.ndim == 2:
-            writer.quantise_blocks(layer, solution)
+            writer.quantize_blocks(layer, solution)
         else:
-            form = "int8" if layer.name in whole else stored_form(layer, solution, config)
-            writer.quantise_weight(layer, solution, form, layer.name in apart)
+            form = "int8" if layer.name in byte_weights else stored_form(layer, solution, config)
+            writer.quantize_weight(layer, solution, form, layer.name in no_nbits)
         writer.write_bias(layer_plan, solution)
     writer.replace_tables([p.table for p in plan.tables], tables or {})
     proto = writer.finish()
@@ -117,26 +117,26 @@ class _Writer:
         values = [v for v in (*self._graph.value_info, *self._graph.input) if v.type.tensor_type.HasField("shape")]
         self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
 
-    def quantise_for_all(self, tensor: str, params: QuantParams) -> None:
-        """Quantise a tensor where it is made; everything reads the quantised values."""
+    def quantize_for_all(self, tensor: str, params: QuantParams) -> None:
+        """Quantize a tensor where it is made; everything reads the quantized values."""
         final = tensor in {o.name for o in self._graph.output}
         raw = self._fresh(f"{tensor}/float") if final else tensor
         if final:
             for node in self._graph.node:
                 node.output[:] = [raw if name == tensor else name for name in node.output]
         readers = [] if final else list(self._graph.node)
-        quantised = self._pair(raw, tensor, params, tensor if final else None)
+        quantized = self._pair(raw, tensor, params, tensor if final else None)
         for node in readers:
-            _redirect(node, tensor, quantised)
+            _redirect(node, tensor, quantized)
 
-    def quantise_input(self, layer: Layer, params: QuantParams) -> None:
+    def quantize_input(self, layer: Layer, params: QuantParams) -> None:
         """Put a Q/DQ pair before a layer; layers that read the same tensor on the same grid share it."""
         key = (layer.input, f"{params.spec.bits} {float(params.scale)!r} {params.zero_point}")
         if key not in self._pairs:
             self._pairs[key] = self._pair(layer.input, layer.input, params, None)
         self._nodes[layer.name].input[0] = self._pairs[key]
 
-    def quantise_weight(self, layer: Layer, solution: LayerSolution, form: str, apart: bool) -> None:
+    def quantize_weight(self, layer: Layer, solution: LayerSolution, form: str, no_nbits: bool) -> None:
         """Store the integers behind a DequantizeLinear, or floats on their grid before a QuantizeLinear too."""
         bits, integers, zero = solution.weight.spec.bits, solution.integers, 0
         if bits == 8 and self._target.layers[layer.op].unsigned:
@@ -151,7 +151,7 @@ class _Writer:
         if layer.window is not None:
             self._kernels[layer.name] = layer.window.kernel
         scale, axis = solution.weight.scale, layer.channel_axis
-        if apart or (solution.input is not None and solution.input.spec.bits == 16):
+        if no_nbits or (solution.input is not None and solution.input.spec.bits == 16):
             stored, axis = self._apart(layer, stored)
         if solution.weight.spec.granularity is Granularity.PER_TENSOR:
             scale = scale.reshape(())
@@ -162,9 +162,9 @@ class _Writer:
             self._nodes[layer.name].input[1] = self._dequantise_packed(base, packing, scale, axis)
             return
         real = solution.dequantized(layer.channel_axis) if bits == 8 and self._target.float_weights else None
-        self._nodes[layer.name].input[1] = self._dequantise(base, stored, scale, zeros, axis, real)
+        self._nodes[layer.name].input[1] = self._dequantize(base, stored, scale, zeros, axis, real)
 
-    def quantise_blocks(self, layer: Layer, solution: LayerSolution) -> None:
+    def quantize_blocks(self, layer: Layer, solution: LayerSolution) -> None:
         """Store 4-bit integers with their blocks' scales, inputs first: the form that MatMulNBits takes."""
         integers, scale = solution.integers.astype(ml_dtypes.int4), solution.weight.scale
         node = self._nodes[layer.name]
@@ -195,7 +195,7 @@ class _Writer:
         return stored, layer.channel_axis
 
     def write_bias(self, plan: LayerPlan, solution: LayerSolution) -> None:
-        """Store the bias: int32 where the input is quantised; float for a MatMul, where it is not, on some targets."""
+        """Store the bias: int32 where the input is quantized; float for a MatMul, where it is not, on some targets."""
         layer, bias = plan.layer, solution.bias
         if bias is None:
             return
@@ -205,7 +205,7 @@ class _Writer:
             shared = bias_scale(solution.input.scale, solution.weight.scale, len(bias))
             scale = free_bias_scale(bias) if wide else shared
             zeros = np.zeros(len(bias), np.int32)
-            name = self._dequantise(base, bias_integers(bias, scale), scale, zeros, 0)
+            name = self._dequantize(base, bias_integers(bias, scale), scale, zeros, 0)
         else:
             name = self._constant(base, bias)
         node = self._nodes[layer.name]
@@ -236,12 +236,12 @@ class _Writer:
             low = self._constant(f"{base}/low", np.asarray(params.lowest, np.float32))
             high = self._constant(f"{base}/high", np.asarray(params.highest, np.float32))
             source = self._node("Clip", [source, low, high], f"{base}/clipped")
-        quantised = self._node("QuantizeLinear", [source, scale, zero], f"{base}/quantized")
+        quantized = self._node("QuantizeLinear", [source, scale, zero], f"{base}/quantized")
         return self._node(
-            "DequantizeLinear", [quantised, scale, zero], output or f"{base}/dequantized", fixed=bool(output)
+            "DequantizeLinear", [quantized, scale, zero], output or f"{base}/dequantized", fixed=bool(output)
         )
 
-    def _dequantise(
+    def _dequantize(
         self,
         base: str,
         stored: NDArray[np.generic],

@@ -1,4 +1,4 @@
-"""Outputs of the network kept out of quantisers that stand behind an operator which only moves values.
+"""Outputs of the network kept out of quantizers that stand behind an operator which only moves values.
 
 onnxruntime moves a QuantizeLinear backwards past a Transpose, a Reshape and their like, and where it lands on an output
 of the network, that output is rounded and clipped with it. So the pair is put there from the start, on a branch of its
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import onnx
 
-from onnxq.ir.order import reads
+from onnxq.ir.topological_sort import reads
 
 MOVERS = (
     "DepthToSpace",

@@ -1,4 +1,4 @@
-"""Quantised tables written into the graph: rows of integers are looked up first and dequantised then.
+"""Quantized tables written into the graph: rows of integers are looked up first and dequantized then.
 
 A DequantizeLinear before the Gather would work out the whole table at every inference (15 to 50 ms for 30,000
 rows; onnxruntime neither folds nor fuses it). So the Gather reads integers, a second one their scales:

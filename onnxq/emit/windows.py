@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import helper
 
-from onnxq.ir.order import subgraphs
+from onnxq.ir.topological_sort import subgraphs
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 

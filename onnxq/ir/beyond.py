@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import defs
 
-from onnxq.ir.order import subgraphs
+from onnxq.ir.topological_sort import subgraphs
 
 HIDDEN = "onnxq.beyond"
 """Domain of the operators while they are hidden."""

@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.ir.part import Kind, part_model, set_ends
 from onnxq.ir.stage import Stage, reads
+from onnxq.ir.subgraph import Kind, part_model, set_ends
 
 MOST_LAYERS = 16
 """A region of more layers is no block but a network that is nowhere cut."""

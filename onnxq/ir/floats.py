@@ -1,4 +1,4 @@
-"""Constants that stay in float: which they are, who reads them, and why they are not quantised."""
+"""Constants that stay in float: which they are, who reads them, and why they are not quantized."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class FloatConstant:
         return sum(size > 1 for size in self.shape) < 2
 
     def reason(self) -> str:
-        """Why it is not quantised, as the first half of a sentence."""
+        """Why it is not quantized, as the first half of a sentence."""
         if self.is_vector:
             return "biases, norms and other vectors are not quantised"
         if self.op in LAYER_OPS:
@@ -64,15 +64,15 @@ class FloatConstant:
         return REASONS.get(self.op, f"the constants of {self.op} are not quantised")
 
 
-def float_constants(model: Model, quantised: Collection[tuple[str, str]]) -> tuple[FloatConstant, ...]:
+def float_constants(model: Model, quantized: Collection[tuple[str, str]]) -> tuple[FloatConstant, ...]:
     """The constants that at least one node reads in float, the largest first.
 
     Args:
         model: prepared.
-        quantised: names of a node and of a constant that it reads as integers.
+        quantized: names of a node and of a constant that it reads as integers.
     """
     found: dict[str, FloatConstant] = {}
-    _gather(model.graph, quantised, found)
+    _gather(model.graph, quantized, found)
     return tuple(sorted(found.values(), key=lambda c: -c.bytes))
 
 
@@ -103,17 +103,17 @@ def _listed(parts: Sequence[str]) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _gather(graph: gs.Graph, quantised: Collection[tuple[str, str]], found: dict[str, FloatConstant]) -> None:
+def _gather(graph: gs.Graph, quantized: Collection[tuple[str, str]], found: dict[str, FloatConstant]) -> None:
     for node in graph.nodes:
         own = [value for value in node.attrs.values() if isinstance(value, gs.Constant)]
         for constant in (*(t for t in node.inputs if isinstance(t, gs.Constant)), *own):
             size = _float_bytes(constant)
             name = constant.name or (node.outputs[0].name if node.outputs else node.name)
-            if size and name not in found and (node.name, constant.name) not in quantised:
+            if size and name not in found and (node.name, constant.name) not in quantized:
                 shape = tuple(int(d) for d in constant.shape)
                 found[name] = FloatConstant(node.name or node.op, node.op, name, shape, size)
         for subgraph in node.subgraphs():
-            _gather(subgraph, quantised, found)
+            _gather(subgraph, quantized, found)
 
 
 def _float_bytes(constant: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from onnxq.ir.model import Header, Properties
-from onnxq.ir.order import subgraphs
+from onnxq.ir.topological_sort import subgraphs
 
 OWN = ("tensor_type", "sequence_type")
 """Kinds of values that onnx-graphsurgeon writes back as it read them."""

@@ -14,7 +14,7 @@ from onnxq.ir.model import Model, Remark
 LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 STANDARD = (None, "", "ai.onnx")
 FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention")
-QUANTISED_OPS = (
+QUANTIZED_OPS = (
     "QLinearConv",
     "QLinearMatMul",
     "ConvInteger",
@@ -26,7 +26,7 @@ QUANTISED_OPS = (
     "MatMulIntegerToFloat",
     "QAttention",
 )
-"""Operators of the standard and of onnxruntime that compute on quantised numbers."""
+"""Operators of the standard and of onnxruntime that compute on quantized numbers."""
 
 INFINITY = math.inf
 
@@ -57,7 +57,7 @@ class Layer:
     Attributes:
         name: the node's name.
         op: Conv, ConvTranspose, Gemm or MatMul.
-        input: name of the tensor that is quantised before it.
+        input: name of the tensor that is quantized before it.
         output: name of the tensor it makes, its bias included (behind the Add of a MatMul).
         weight: name of the weight constant.
         bias: name of the bias constant; None where there is none.
@@ -117,7 +117,7 @@ def find_layers(model: Model) -> tuple[tuple[Layer, ...], tuple[Remark, ...]]:
         if node.name in model.in_float:
             remarks.append(Remark(node.name, model.in_float[node.name]))
             continue
-        if node.op in QUANTISED_OPS:
+        if node.op in QUANTIZED_OPS:
             remarks.append(Remark(node.name, f"{node.op} computes on quantised numbers already: left as it is"))
         if node.op in FUSED_ATTENTION:
             remarks.append(Remark(node.name, f"{node.op}: its products and the weights it holds are left in float"))
@@ -149,9 +149,9 @@ def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
     if named:
         return f"{named[0]} is also a graph input, which a caller may override: left in float"
     weight, data = node.inputs[1], node.inputs[0]
-    if node.op == "MatMul" and not any(isinstance(t, gs.Constant) or _is_dequantised(t) for t in node.inputs):
+    if node.op == "MatMul" and not any(isinstance(t, gs.Constant) or _is_dequantized(t) for t in node.inputs):
         return "product of two activations: left in float"
-    if _is_dequantised(weight) or any(maker.op == "DequantizeLinear" for maker in data.inputs):
+    if _is_dequantized(weight) or any(maker.op == "DequantizeLinear" for maker in data.inputs):
         return "its input or weight is quantised already: left as it is"
     if node.op == "MatMul" and isinstance(data, gs.Constant) and not isinstance(weight, gs.Constant):
         return "its weight stands first, before an input of two axes or of a number not known: left in float"
@@ -180,7 +180,7 @@ def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
     return None
 
 
-def _is_dequantised(tensor: gs.Tensor) -> bool:
+def _is_dequantized(tensor: gs.Tensor) -> bool:
     """Whether a tensor holds what a DequantizeLinear makes of a constant, moved perhaps."""
     while tensor.inputs and tensor.inputs[0].op in (
         "Transpose",

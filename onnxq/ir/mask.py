@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxq.ir.activation_matmul import is_product
 from onnxq.ir.model import Model
-from onnxq.ir.product import is_product
 
 USUAL_NAME = "attention_mask"
 KINDS = "biuf"
@@ -50,7 +50,7 @@ def _behind_product(tensor: gs.Tensor) -> bool:
 
 
 def _sources(tensor: gs.Tensor) -> set[str]:
-    """Graph inputs that reach a tensor without passing a MatMul, a normalisation or a Shape."""
+    """Graph inputs that reach a tensor without passing a MatMul, a normalization or a Shape."""
     return {t.name for t in _reached(tensor, lambda n: n.op not in STOPS) if not t.inputs}
 
 

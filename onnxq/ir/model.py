@@ -15,10 +15,10 @@ from onnx import helper
 
 from onnxq.ir.constant import is_plain
 from onnxq.ir.copying import copy_graph
-from onnxq.ir.outline import Outline, outline_of
+from onnxq.ir.external_weights import Outline, outline_of
 from onnxq.ir.reads import reads
 from onnxq.ir.tensor import TensorInfo
-from onnxq.selection import CHOSEN, not_comparable
+from onnxq.verify.selection import CHOSEN, not_comparable
 
 Properties = tuple[tuple[str, str], ...]
 
@@ -31,7 +31,7 @@ class Header:
         model_version: the author's version number of the model.
         metadata: the model's metadata properties, in their order.
         graph_metadata: those of the graph.
-        ends: each input and output as it was described, a serialised message, by name.
+        ends: each input and output as it was described, a serialized message, by name.
         nodes, constants: documentation and metadata properties of those that have any, by name.
         half: the model came in half precision.
     """
@@ -52,7 +52,7 @@ class Header:
 
 @dataclass(frozen=True)
 class FoldedBatchNorm:
-    """A BatchNorm that was folded into the layer before it: what para-normalisation rebuilds.
+    """A BatchNorm that was folded into the layer before it: what para-normalization rebuilds.
 
     Attributes:
         layer: name of the node that took it in.
@@ -89,7 +89,7 @@ class Model:
         header: what the file says besides.
         folded: BatchNorms that layers took in.
         remarks: what was left alone, and why.
-        in_float: names of nodes that are not quantised, whatever they are, with the reason.
+        in_float: names of nodes that are not quantized, whatever they are, with the reason.
         raised: tensors whose channels were multiplied together with their upper ends, each by 1 at least, and the end
             that they had in common before.
     """
@@ -179,7 +179,7 @@ class Model:
         return replace(self, graph=graph)
 
     def leaving_in_float(self, nodes: Mapping[str, str]) -> Model:
-        """The same model with further nodes that are not quantised; names and reasons."""
+        """The same model with further nodes that are not quantized; names and reasons."""
         return replace(self, in_float={**nodes, **self.in_float})
 
     def with_graph(self, graph: gs.Graph, **changes: Any) -> Model:

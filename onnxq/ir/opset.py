@@ -16,8 +16,8 @@ import onnx
 from onnx import checker, helper, numpy_helper, version_converter
 
 from onnxq.errors import UnsupportedError
-from onnxq.ir.order import subgraphs
 from onnxq.ir.size import put_large_weights_back, without_large_weights
+from onnxq.ir.topological_sort import subgraphs
 
 RULES_SINCE = 11
 """Operator set in which Resize was given its rules, and Pad its value as an input."""

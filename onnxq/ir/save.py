@@ -11,9 +11,9 @@ from pathlib import Path
 import onnx
 
 from onnxq.errors import OutputError
+from onnxq.ir.external_weights import Outline, outline_of
 from onnxq.ir.header import write_header
 from onnxq.ir.model import Model
-from onnxq.ir.outline import Outline, outline_of
 from onnxq.ir.size import fits_one_message, large_weights, without_large_weights
 
 

@@ -10,10 +10,10 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from onnxq.ir.order import subgraphs
+from onnxq.ir.topological_sort import subgraphs
 
 PROTOBUF_LIMIT = 2**31 - 2**20
-"""Bytes above which a model cannot be serialised in one piece (2 GiB, less room for the rest of the message)."""
+"""Bytes above which a model cannot be serialized in one piece (2 GiB, less room for the rest of the message)."""
 
 LITTLE = 2**20
 """Bytes of a tensor that is not worth a look at what it really holds: looking copies it."""
@@ -22,7 +22,7 @@ FOUR_BITS = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 
 
 def fits_one_message(proto: onnx.ModelProto) -> bool:
-    """Whether a model can be serialised in one piece."""
+    """Whether a model can be serialized in one piece."""
     weights = weight_bytes(proto.graph)
     # Measuring costs a copy, so it is left out where the weights alone decide.
     return weights < PROTOBUF_LIMIT // 4 or (weights < PROTOBUF_LIMIT and proto.ByteSize() < PROTOBUF_LIMIT)

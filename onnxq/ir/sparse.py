@@ -1,4 +1,4 @@
-"""Sparse constants as dense ones: a layer's weight is dense once it is quantised, and little else reads sparse ones."""
+"""Sparse constants as dense ones: a layer's weight is dense once it is quantized, and little else reads sparse ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxq.errors import UnsupportedError
-from onnxq.ir.order import subgraphs
+from onnxq.ir.topological_sort import subgraphs
 
 LARGEST = 2**31
 """Bytes of a dense constant that a sparse one may become."""

@@ -16,15 +16,15 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from onnxq.ir.external_weights import Outline
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.ir.outline import Outline
-from onnxq.ir.part import Kind, part_model, set_ends
 from onnxq.ir.reads import reads as reads
+from onnxq.ir.subgraph import Kind, part_model, set_ends
 from onnxq.quant.spec import QuantParams
 
-QUANTISED_INPUT = "{}/for/{}"
-"""Name of the tensor that a layer reads in a stage: its input, quantised for it alone."""
+QUANTIZED_INPUT = "{}/for/{}"
+"""Name of the tensor that a layer reads in a stage: its input, quantized for it alone."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def _stage(
     needed: dict[str, None] = {}
     for node in nodes:
         for i, tensor in enumerate(reads(node)):
-            quantised = node.name in by_name and i == 0
-            if tensor.name in depth and tensor.name not in inside and not quantised:
+            quantized = node.name in by_name and i == 0
+            if tensor.name in depth and tensor.name not in inside and not quantized:
                 needed[tensor.name] = None
     return Stage(
         depth=at,
@@ -111,7 +111,7 @@ def stage_model(
     outputs: Sequence[str],
     types: Mapping[str, Kind],
     constants: Mapping[tuple[str, str], NDArray[np.float32]],
-    quantisers: Mapping[str, QuantParams],
+    quantizers: Mapping[str, QuantParams],
 ) -> Outline:
     """A stage as a model that onnxruntime runs.
 
@@ -120,9 +120,9 @@ def stage_model(
         stage: which part of it.
         outputs: names of the tensors it gives back.
         types: element types of the tensors it reads.
-        constants: values to put in place of constants (quantised weights, biases and tables) for one node, by
+        constants: values to put in place of constants (quantized weights, biases and tables) for one node, by
             the constant's and the layer's or node's name.
-        quantisers: tensors to quantise to 8 or 16 bits where they are made.
+        quantizers: tensors to quantize to 8 or 16 bits where they are made.
     """
     part = part_model(model, set(stage.nodes), f"stage {stage.depth}")
     proto = part.proto
@@ -131,15 +131,15 @@ def stage_model(
     for node in proto.graph.node:
         layer = layer_of.get(node.name)
         if layer:
-            node.input[0] = QUANTISED_INPUT.format(layer.input, layer.name)
+            node.input[0] = QUANTIZED_INPUT.format(layer.input, layer.name)
             inputs[node.input[0]] = np.dtype(np.float32)
     for layer in stage.layers:
         _replace_constants(part, layer, constants)
     for node in proto.graph.node:
         if node.name not in layer_of:
             _replace(part, node, node.name, constants)
-    for name, params in quantisers.items():
-        _quantise(proto.graph, name, params)
+    for name, params in quantizers.items():
+        _quantize(proto.graph, name, params)
     set_ends(proto, inputs, outputs)
     part.drop_unread()
     return part
@@ -158,11 +158,11 @@ def _replace(
 ) -> None:
     for i, name in enumerate(node.input):
         if (name, owner) in constants:
-            node.input[i] = QUANTISED_INPUT.format(name, owner)
+            node.input[i] = QUANTIZED_INPUT.format(name, owner)
             part.add(node.input[i], constants[name, owner])
 
 
-def _quantise(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:
+def _quantize(graph: onnx.GraphProto, name: str, params: QuantParams) -> None:
     """Put a Q/DQ pair behind the node that makes a tensor."""
     index, node = next((i, n) for i, n in enumerate(graph.node) if name in n.output)
     raw, integer, scale, zero = (f"{name}/{part}" for part in ("raw", "integer", "scale", "zero_point"))

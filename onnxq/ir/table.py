@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxq.ir.model import Model
 
 LEAST_WIDTH = 16
-"""Columns of the narrowest table worth quantising: a row's scale takes the space of four 8-bit entries."""
+"""Columns of the narrowest table worth quantizing: a row's scale takes the space of four 8-bit entries."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Graph rewrites, one a file: what stands between an exported graph and one whose layers can be quantised.
+"""Graph rewrites, one a file: what stands between an exported graph and one whose layers can be quantized.
 
 A pass is a function ``name(model: Model) -> Model`` that keeps these rules:
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxq.ir.model import Model
-from onnxq.passes.draft import Draft, reads_inside
+from onnxq.passes.graph_editor import Draft, reads_inside
 
 
 def drop_unused(model: Model) -> Model:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.model import Model
-from onnxq.passes.draft import Draft, op_of
+from onnxq.passes.graph_editor import Draft, op_of
 
 
 def explicit_padding(model: Model) -> Model:

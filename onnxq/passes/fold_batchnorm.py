@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.model import FoldedBatchNorm, Model
 from onnxq.passes.channel_affine import BatchNorm, read_arithmetic, read_batchnorm
-from onnxq.passes.draft import Draft, op_of
+from onnxq.passes.graph_editor import Draft, op_of
 from onnxq.passes.linear import LinearLayer, layer_making, read_layer, write_layer
 
 

@@ -17,7 +17,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxq.ir.constant import is_plain, is_plain_dtype
 from onnxq.ir.model import Model
-from onnxq.passes.draft import Draft, op_of
+from onnxq.passes.graph_editor import Draft, op_of
 from onnxq.passes.linear import LINEAR
 
 MOVING = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity")

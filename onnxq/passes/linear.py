@@ -27,7 +27,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxq.passes.draft import Draft, op_of
+from onnxq.passes.graph_editor import Draft, op_of
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

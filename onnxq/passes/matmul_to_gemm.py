@@ -1,13 +1,13 @@
 """Writing a MatMul of two axes, and the Add of its bias, as one Gemm.
 
-onnxruntime does the same when it loads a model, and then quantises a bias that it finds in float: only a
-bias that is written as a Gemm's is quantised the same way at every optimisation level.
+onnxruntime does the same when it loads a model, and then quantizes a bias that it finds in float: only a
+bias that is written as a Gemm's is quantized the same way at every optimization level.
 """
 
 from __future__ import annotations
 
 from onnxq.ir.model import Model
-from onnxq.passes.draft import Draft, op_of
+from onnxq.passes.graph_editor import Draft, op_of
 from onnxq.passes.linear import read_layer
 
 

@@ -7,7 +7,7 @@ it into the layers that read the tensor:
 
 Where only these layers read the tensor, constants on the way to it take the division in: the scale and shift of a
 LayerNormalization, whether it is one node or ends in a Mul and an Add, or the constant of a Mul or Div, as at the end
-of a decomposed HardSwish. A tensor that others read too, as in networks that normalise behind the residual addition,
+of a decomposed HardSwish. A tensor that others read too, as in networks that normalize behind the residual addition,
 and one that anything else makes, is divided by a Mul that stands before the layers alone, if they are matrices.
 
 Reference: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, stored_weight, weight_matrix
 from onnxq.ir.model import Model
-from onnxq.passes.draft import Draft, op_of
+from onnxq.passes.graph_editor import Draft, op_of
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Operands of their own for products of two activations.
 
-The operands of a product are quantised where they are made, on grids chosen for that product. A tensor that
+The operands of a product are quantized where they are made, on grids chosen for that product. A tensor that
 something else reads as well reaches the product through an Identity: the others keep reading it in float.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from onnxq.ir.activation_matmul import is_product
 from onnxq.ir.model import Model
-from onnxq.ir.product import is_product
-from onnxq.passes.draft import Draft
+from onnxq.passes.graph_editor import Draft
 
 
 def own_operands(model: Model) -> Model:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.model import Model
-from onnxq.passes.draft import Draft
+from onnxq.passes.graph_editor import Draft
 
 
 def own_outputs(model: Model) -> Model:

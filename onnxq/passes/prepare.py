@@ -1,4 +1,4 @@
-"""All rewrites in their order: an exported graph becomes one whose layers can be quantised."""
+"""All rewrites in their order: an exported graph becomes one whose layers can be quantized."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The mathematics of affine quantisation: grids, rounding, ranges and scales."""
+"""The mathematics of affine quantization: grids, rounding, ranges and scales."""

@@ -1,4 +1,4 @@
-"""Affine quantisation: the one place that rounds and clips.
+"""Affine quantization: the one place that rounds and clips.
 
     q = clip(round(x / s) + z, qmin, qmax)        x̂ = (q − z) · s
 
@@ -43,7 +43,7 @@ def dequantize(q: ArrayT, scale: Any, zero_point: Any) -> ArrayT:
 
 
 def fake_quantize(x: NDArray[np.float32], params: QuantParams, axis: int = 0) -> NDArray[np.float32]:
-    """What x becomes when it is quantised and dequantised.
+    """What x becomes when it is quantized and dequantized.
 
     Args:
         x: float32, any shape.

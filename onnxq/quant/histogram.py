@@ -1,8 +1,8 @@
 """A streaming histogram of a tensor's values, whose range grows by doubling.
 
 Samples are counted apart by the size of their largest value, so that those of far more power than the others can
-count for less afterwards, as rows do (:mod:`onnxq.solve.influence`): a grid that reaches for one sample that is ten
-thousand times too large leaves nothing of all others.
+count for less afterwards, as rows do (:mod:`onnxq.solve.closed_form.row_weights`): a grid that reaches for one sample
+that is ten thousand times too large leaves nothing of all others.
 
 Bins have equal width over [−limit, limit) with limit a power of two. When a value falls outside, the
 limit doubles and neighbouring bins merge in pairs: counts are exact whatever the order of the batches.

@@ -45,7 +45,7 @@ def weight_scale(
 ) -> NDArray[np.float32]:
     """Per-channel scale of least (weighted) squared error for symmetric weights.
 
-    minimise over s:  Σ_k h_k (w_k − s·clip(round(w_k/s)))²   for each channel.
+    minimize over s:  Σ_k h_k (w_k − s·clip(round(w_k/s)))²   for each channel.
 
     Args:
         weight: (channels, K), float32.

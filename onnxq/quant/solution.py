@@ -19,7 +19,7 @@ SMALLEST_BIAS = np.float32(2.0**-60)
 
 @dataclass(frozen=True)
 class LayerSolution:
-    """A quantised layer.
+    """A quantized layer.
 
     Attributes:
         layer: name of its node.

@@ -1,4 +1,4 @@
-"""How a tensor is quantised: the grid (spec) and its placement on the real line (parameters)."""
+"""How a tensor is quantized: the grid (spec) and its placement on the real line (parameters)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A quantised table: rows of integers with a half-precision scale for each block of columns.
+"""A quantized table: rows of integers with a half-precision scale for each block of columns.
 
     entry = (code − 8 or 128) · s_block · unit
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxq.allocation.bit_allocation import BitAllocation
-from onnxq.budget import LOSS
+from onnxq.config.budget import LOSS
 from onnxq.errors import ConfigError, OutputError
 from onnxq.report.wording import in_bytes, number, printable
 

@@ -1,25 +1,20 @@
-"""A quantisation's report as one HTML page that needs nothing beside it."""
+"""A quantization's report as one HTML page that needs nothing beside it."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import jinja2
 
 from onnxq.report import wording
-from onnxq.report.unseen import tell_unseen
-
-if TYPE_CHECKING:
-    from onnxq.report.run import RunReport
 
 
-def render(report: RunReport, *, title: str) -> str:
+def render(values: Mapping[str, object]) -> str:
     """The page.
 
     Args:
-        report: of a quantisation.
-        title: of the page; names in it and in the report may hold anything, they are escaped.
+        values: what the template asks for by name; text in it may hold anything, it is escaped.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("onnxq.report"),
@@ -28,13 +23,5 @@ def render(report: RunReport, *, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    losses = [layer.loss for layer in report.layers if math.isfinite(layer.loss)]
-    page = environment.get_template("run.html").render(
-        report=report,
-        unseen=tell_unseen(report),
-        title=title,
-        words=wording,
-        largest=max(losses, default=0.0) or 1.0,
-        finite=math.isfinite,
-    )
+    page = environment.get_template("run.html").render(values, words=wording, finite=math.isfinite)
     return page + "\n"

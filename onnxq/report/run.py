@@ -1,4 +1,4 @@
-"""What a quantisation did: every layer, everything left in float and why, and the proof that it loads."""
+"""What a quantization did: every layer, everything left in float and why, and the proof that it loads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from onnxq.ir.model import Remark
 from onnxq.ir.save import write_text
-from onnxq.report.stage import StageReport
+from onnxq.report.unseen import tell_unseen
+from onnxq.solve.stage_report import StageReport
 from onnxq.validation.quality import OutputQuality
 from onnxq.verify import LevelCheck, VerificationReport
 
@@ -23,7 +24,7 @@ JudgedBy = Literal["hold-out", "cross-fitting", "nothing"]
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A quantised layer.
+    """A quantized layer.
 
     Attributes:
         name: of its node.
@@ -55,14 +56,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A quantisation, told from beginning to end.
+    """A quantization, told from beginning to end.
 
     Attributes:
         onnxq: version of onnxq that made it.
         config: every option, as plain values.
         samples: calibration samples used.
-        layers: quantised layers in graph order.
-        left_in_float: what was not quantised or not rewritten, and why.
+        layers: quantized layers in graph order.
+        left_in_float: what was not quantized or not rewritten, and why.
         notes: what else is to be said of the network as a whole.
         stages: what each stage that changes the network's numbers did, and the loss after it.
         judged_by: ``hold-out``: some samples were kept from all that was fitted, and judged it. ``cross-fitting``:
@@ -72,9 +73,9 @@ class RunReport:
         unseen: quality of each floating-point output on the samples that judged.
         simulated_sqnr_db: signal to noise of each output on the samples that judged, dB; None where both networks
             answer alike, where the output is not compared, or where so few samples leave it open by more than 1.5 dB.
-        loads: the emitted model at each optimisation level of onnxruntime.
+        loads: the emitted model at each optimization level of onnxruntime.
         fp32: size of the float model, bytes.
-        quantized: size of the quantised model, bytes.
+        quantized: size of the quantized model, bytes.
         quantized_share: of the numbers in weights, tables and other constants of two axes and more, those stored as
             integers, 0 to 1.
         seconds: time by stage.
@@ -147,7 +148,10 @@ class RunReport:
         """
         from onnxq.report.html import render  # a template engine is loaded only by those who want a page
 
-        write_text(Path(path), render(self, title=title))
+        losses = [layer.loss for layer in self.layers if math.isfinite(layer.loss)]
+        largest = max(losses, default=0.0) or 1.0
+        page = render({"report": self, "unseen": tell_unseen(self), "title": title, "largest": largest})
+        write_text(Path(path), page)
 
 
 def _finite(value: Any) -> Any:

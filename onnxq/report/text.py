@@ -15,8 +15,8 @@ from onnxq.report.wording import NONE, bits, decibels, in_bytes, levels, loss, n
 from onnxq.verify import LayerBits, OutputFidelity, VerificationReport
 
 if TYPE_CHECKING:
-    from onnxq.inspection import Inspection
     from onnxq.ir.model import Remark
+    from onnxq.plan.inspection import Inspection
     from onnxq.report.run import RunReport
 
 WORST_LAYERS = 8
@@ -34,7 +34,7 @@ def make_console() -> Console:
 
 
 def show_run(console: Console, report: RunReport, *, title: str) -> None:
-    """A quantisation: bits, sizes, proof, time, the layers that lost most, and what stayed in float."""
+    """A quantization: bits, sizes, proof, time, the layers that lost most, and what stayed in float."""
     console.print(printable(title), style="bold")
     console.print(_facts(_run_facts(report)))
     if report.missed:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from onnxq.report.wording import printable
-
-if TYPE_CHECKING:
-    from onnxq.report.run import RunReport
+from onnxq.validation.quality import OutputQuality
 
 
-def tell_unseen(report: RunReport) -> str:
-    """What the network does to samples that it was not made from."""
+class _Judged(Protocol):
+    @property
+    def unseen(self) -> Sequence[OutputQuality]: ...
+    @property
+    def judged(self) -> int: ...
+    @property
+    def judged_by(self) -> str: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def adapted(self) -> int: ...
+    @property
+    def simulated_sqnr_db(self) -> Mapping[str, float | None]: ...
+
+
+def tell_unseen(report: _Judged) -> str:
+    """What the network does to samples that it was not made from.
+
+    Args:
+        report: of a quantization.
+    """
     if report.judged_by == "nothing" and report.adapted:
         return "not known: one sample that it was adapted to tells nothing of others; give more"
     if report.judged_by == "nothing":

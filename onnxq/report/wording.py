@@ -27,7 +27,7 @@ def in_bytes(size: int) -> str:
 
 
 def bits(weights: int | None, activations: int | None) -> str:
-    """Bits of weights and activations, such as ``4/8``; ``4/float`` for an input that is not quantised.
+    """Bits of weights and activations, such as ``4/8``; ``4/float`` for an input that is not quantized.
 
     Args:
         weights: None for a product of two activations.
@@ -81,7 +81,7 @@ def sizes(before: int, after: int) -> str:
 
 
 def levels(checks: Iterable[LevelCheck]) -> str:
-    """Whether a model works at the optimisation levels, and how far its answers move between them."""
+    """Whether a model works at the optimization levels, and how far its answers move between them."""
     checks = tuple(checks)
     failed = [f"{check.level} ({printable(check.error or '')})" for check in checks if not check.ok]
     if failed:

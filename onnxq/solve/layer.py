@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxq.calibration.layer_rows import Rows
 from onnxq.config import Config
-from onnxq.execute.layer_rows import Rows
+from onnxq.config.targets import LayerRule, Target
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import multiplied_in_pairs, scales_are_shared, stored_weight, weight_matrix
 from onnxq.quant.affine import quantize
@@ -17,12 +18,11 @@ from onnxq.quant.scale_search import SMALLEST_SCALE
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import Granularity, QuantParams, weight_spec
 from onnxq.quant.tail import NO_TAILS, Tails
-from onnxq.solve.blocked import solve_blocked
-from onnxq.solve.groundwork import Groundwork
-from onnxq.solve.influence import influence
+from onnxq.solve.closed_form.blocked import solve_blocked
+from onnxq.solve.closed_form.initial_solution import fitted_input, round_to_nearest, scored, second_order
+from onnxq.solve.closed_form.normal_equations import Groundwork
+from onnxq.solve.closed_form.row_weights import influence
 from onnxq.solve.problem import Array, LayerProblem, Solution, Status
-from onnxq.solve.start import fitted_input, nearest, scored, second_order
-from onnxq.target import LayerRule, Target
 
 
 def make_problem(
@@ -89,7 +89,7 @@ def make_problem(
 def solve_layer(
     layer: Layer, problem: LayerProblem, config: Config, seed: int, groundwork: Groundwork | None = None
 ) -> LayerSolution:
-    """Quantise one layer: start, refine where the preset asks for it, settle on what will be stored.
+    """Quantize one layer: start, refine where the preset asks for it, settle on what will be stored.
 
     Args:
         layer: which.
@@ -102,12 +102,12 @@ def solve_layer(
         return solve_blocked(layer, problem, second_order=config.second_order)
     began = time.perf_counter()
     problem = fitted_input(problem)
-    plain = nearest(problem)
+    plain = round_to_nearest(problem)
     solution = second_order(problem, plain, groundwork) if config.second_order else plain
     if config.refines:
         # JAX takes a second to load, and the light preset does without it.
-        from onnxq.solve.adaquant import refine
-        from onnxq.solve.compilation import keep_compiled_programs
+        from onnxq.solve.gradient.adaquant import refine
+        from onnxq.solve.gradient.compilation import keep_compiled_programs
 
         keep_compiled_programs()
         solution = refine(problem, solution, config.refinement, seed)

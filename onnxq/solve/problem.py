@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.execute.layer_rows import selected
+from onnxq.calibration.layer_rows import selected
 from onnxq.quant.affine import fake_quantize
 from onnxq.quant.saturation import Pairs
 from onnxq.quant.spec import QuantParams, QuantSpec
@@ -24,7 +24,7 @@ class LayerProblem:
     Shapes: G groups, R rows, K inputs of a group, N output channels of a group.
 
     Attributes:
-        x: inputs in the network whose earlier layers are quantised, before their own quantisation, (G, R, K).
+        x: inputs in the network whose earlier layers are quantized, before their own quantization, (G, R, K).
         x_float: inputs of the same rows in the float network, (G, R, K); ``x`` itself in parallel mode.
         y: outputs of the float network, bias included, before the clipping that follows, (G, R, N).
         train: which rows may be fitted; the others are the hold-out, (R,).
@@ -107,11 +107,11 @@ class Solution:
 
 
 ROWS_AT_ONCE = 4096
-"""Rows quantised in one go: their temporaries stay in the cache, and small beside the rows themselves."""
+"""Rows quantized in one go: their temporaries stay in the cache, and small beside the rows themselves."""
 
 
-def quantised_rows(x: Array, params: QuantParams | None) -> Array:
-    """Rows as the quantised layer reads them."""
+def quantized_rows(x: Array, params: QuantParams | None) -> Array:
+    """Rows as the quantized layer reads them."""
     return x if params is None else fake_quantize(x, params)
 
 

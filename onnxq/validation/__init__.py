@@ -1,1 +1,1 @@
-"""What a quantised network does to samples that were not used to make it, and what follows from that."""
+"""What a quantized network does to samples that were not used to make it, and what follows from that."""

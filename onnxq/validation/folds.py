@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.calibration.hold_out import FEW, HoldOut, KeepBack
 from onnxq.data import Feed, samples_in
-from onnxq.execute.hold_out import FEW, HoldOut, KeepBack
 
 FOLDS = {True: 6, False: 3}
 """Times that a network is made for cross-fitting, by whether it is small: the more, the less samples each lacks. As

@@ -1,4 +1,4 @@
-"""A quantised network held against the float one on samples, each by itself."""
+"""A quantized network held against the float one on samples, each by itself."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.data import Feed, samples_in
-from onnxq.execute.chain import Quantised, make_step
-from onnxq.execute.frontier import passed
-from onnxq.execute.ort import Session
-from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.ir.stage import Stage, split_stages
-from onnxq.network import NetworkSolution, by_constant
-from onnxq.plan import Plan
+from onnxq.plan.values import Plan
+from onnxq.runtime.activation_cache import passed
+from onnxq.runtime.session import Session
+from onnxq.runtime.spool import Arrays
+from onnxq.runtime.staged_network import Quantized, make_step
+from onnxq.solve.network import NetworkSolution, by_constant
 from onnxq.verify import is_numeric
 
 Double = NDArray[np.float64]
@@ -105,10 +105,10 @@ def judge(
     exact: Sequence[Arrays],
     samples: NDArray[np.int64] | None = None,
 ) -> Judgement:
-    """What the quantisation of a network costs on samples.
+    """What the quantization of a network costs on samples.
 
     Args:
-        model: as it was quantised.
+        model: as it was quantized.
         plan: of its layers.
         network: their solutions.
         feeds: batches of samples.
@@ -116,11 +116,11 @@ def judge(
         samples: their indices; counted from 0 when None.
     """
     tables = by_constant((p.table for p in plan.tables), network.tables)
-    quantised = Quantised(network.layers, network.outputs, tables)
+    quantized = Quantized(network.layers, network.outputs, tables)
     stages = split_stages(model, [p.layer for p in plan.layers])
     signal: dict[str, list[Double]] = {}
     noise: dict[str, list[Double]] = {}
-    for feed, wanted, made in zip(feeds, exact, _run(model, stages, quantised, feeds), strict=True):
+    for feed, wanted, made in zip(feeds, exact, _run(model, stages, quantized, feeds), strict=True):
         for name, values in wanted.items():
             power, error = _by_sample(values, made[name], samples_in(feed))
             signal.setdefault(name, []).append(power)
@@ -133,8 +133,8 @@ def judge(
     )
 
 
-def _run(model: Model, stages: Sequence[Stage], quantised: Quantised, feeds: Sequence[Feed]) -> Iterator[Arrays]:
-    """The quantised network's outputs for each feed; one stage is ready to run at a time, for a few feeds together."""
+def _run(model: Model, stages: Sequence[Stage], quantized: Quantized, feeds: Sequence[Feed]) -> Iterator[Arrays]:
+    """The quantized network's outputs for each feed; one stage is ready to run at a time, for a few feeds together."""
     first = 0
     while first < len(feeds):
         ahead: list[Arrays] = []
@@ -142,7 +142,7 @@ def _run(model: Model, stages: Sequence[Stage], quantised: Quantised, feeds: Seq
             ahead.append({name: np.asarray(value) for name, value in feeds[first].items()})
             first += 1
         for stage in stages:
-            step = make_step(model, stage, ahead[0], quantised) if stage.makes else None
+            step = make_step(model, stage, ahead[0], quantized) if stage.makes else None
             ahead = [passed(stage, arrays, step.run(arrays) if step else {}) for arrays in ahead]
         yield from ahead
 

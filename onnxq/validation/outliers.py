@@ -1,4 +1,4 @@
-"""Samples that are unlike all others: not normalised, say."""
+"""Samples that are unlike all others: not normalized, say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxq.ir.model import Remark
 
 APART, MISTAKEN = 8.0, 32.0
 """Factors by which the range of a sample exceeds the largest of all others, from which on it is named, and taken for a
-mistake: pictures of 0 to 255 among normalised ones. Loud passages among quiet ones differ step by step."""
+mistake: pictures of 0 to 255 among normalized ones. Loud passages among quiet ones differ step by step."""
 
 SHARE = 8
 """At most one sample in so many is an outlier; more are a part of the data."""

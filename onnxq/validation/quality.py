@@ -24,7 +24,7 @@ class OutputQuality:
 
     Attributes:
         output: name of the output.
-        sqnr_db: signal to quantisation noise, Σ signal² over Σ error² of all samples, dB; None where the two networks
+        sqnr_db: signal to quantization noise, Σ signal² over Σ error² of all samples, dB; None where the two networks
             answer alike.
         error_db: standard error of ``sqnr_db``, dB, widened for what so few samples know of it; None where there is one
             sample.

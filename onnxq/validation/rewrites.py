@@ -1,9 +1,9 @@
 """Rewrites that look at samples, and which of them a network is better off with on samples that it was not made from.
 
-Cross-layer equalisation and migration compute the same function in float, but their factors come from samples. So
+Cross-layer equalization and migration compute the same function in float, but their factors come from samples. So
 each is judged by the plainest network that it makes: weights of 8 bits or more rounded to nearest, searched ranges, no
 second-order start. What does not help there is left out. The network with the ranges from the smallest to the largest
-value seen, which every quantiser makes, is judged beside them.
+value seen, which every quantizer makes, is judged beside them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from onnxq.candidate import FLOAT, Candidate
-from onnxq.checkpoint import Checkpoint
+from onnxq.calibration.hold_out import KeepBack
 from onnxq.config import Config
+from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.data import Feed, samples_in
-from onnxq.equalisation import equalised
 from onnxq.errors import ConfigError
-from onnxq.execute.hold_out import KeepBack
-from onnxq.execute.memory import free_old_graphs
-from onnxq.execute.spool import Arrays
 from onnxq.ir.model import Model
-from onnxq.migration import migrated
-from onnxq.network import Making, NetworkSolution, Ranges, solve_network
-from onnxq.passes.equalise import find_groups
-from onnxq.plan import Plan, make_plan, without_chosen
+from onnxq.passes.equalize import find_groups
+from onnxq.plan.make_plan import make_plan, without_chosen
+from onnxq.plan.values import Plan
+from onnxq.preprocess.cross_layer_equalization import equalize_layers
+from onnxq.preprocess.smoothquant import migrate_ranges
 from onnxq.progress import silent
+from onnxq.runtime.memory import free_old_graphs
+from onnxq.runtime.spool import Arrays
+from onnxq.solve.checkpoint import Checkpoint
+from onnxq.solve.network import Making, NetworkSolution, Ranges, solve_network
 from onnxq.validation.folds import Fold, Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
 
@@ -46,7 +47,7 @@ Choice = Mapping[str, Candidate] | None
 
 
 class Rewrite(Enum):
-    """What is done to a network before it is quantised."""
+    """What is done to a network before it is quantized."""
 
     NONE = "nothing"
     EQUALIZED = "channels equalised"
@@ -86,12 +87,12 @@ def rewritten(model: Model, config: Config, choice: Choice, feeds: Sequence[Feed
     large = sum(p.layer.parameters for p in plan.layers) > LARGE
     settled = without_chosen(model, plan)
     through_clips = rewrite is Rewrite.RAISED
-    ready = equalised(model, settled, feeds, second_order=config.second_order, through_clips=through_clips)
+    ready = equalize_layers(model, settled, feeds, second_order=config.second_order, through_clips=through_clips)
     if large:
         free_old_graphs()
     if rewrite is Rewrite.MIGRATED:
         # A weight that layers shared has a copy of another name for each now.
-        ready = migrated(ready, without_chosen(ready, make_plan(ready, config, choice)), feeds)
+        ready = migrate_ranges(ready, without_chosen(ready, make_plan(ready, config, choice)), feeds)
         if large:
             free_old_graphs()
     return ready

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxq.checkpoint import Checkpoint
 from onnxq.config import Config
 from onnxq.data import Feed
-from onnxq.equalisation import RANGE_SAMPLES
 from onnxq.ir.model import Model, Remark
-from onnxq.network import Making, NetworkSolution, Ranges, solve_network
-from onnxq.plan import Plan, make_plan
+from onnxq.plan.make_plan import make_plan
+from onnxq.plan.values import Plan
+from onnxq.preprocess.cross_layer_equalization import RANGE_SAMPLES
 from onnxq.progress import silent
+from onnxq.solve.checkpoint import Checkpoint
+from onnxq.solve.network import Making, NetworkSolution, Ranges, solve_network
 from onnxq.validation.folds import Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
 from onnxq.validation.quality import decibels
@@ -35,10 +36,10 @@ what they cut off."""
 
 @dataclass(frozen=True)
 class Made:
-    """A quantised network and what is known of it.
+    """A quantized network and what is known of it.
 
     Attributes:
-        model: as it was quantised.
+        model: as it was quantized.
         plan: of its layers.
         network: their solutions.
         judgement: on samples that it was not made from; None where there is one sample.

@@ -1,6 +1,6 @@
-"""Independent check of a quantised ONNX model against its float model, with onnxruntime on the CPU.
+"""Independent check of a quantized ONNX model against its float model, with onnxruntime on the CPU.
 
-Nothing here knows how a model was quantised: it reads the two files, runs them, and reports what it
+Nothing here knows how a model was quantized: it reads the two files, runs them, and reports what it
 finds. So it judges models of any origin, and a mistake elsewhere in onnxq cannot hide in it.
 """
 
@@ -19,7 +19,7 @@ from onnxq.verify.report import (
     VerificationReport,
 )
 from onnxq.verify.session import LEVELS
-from onnxq.verify.trace import first_difference, unoptimised_values
+from onnxq.verify.trace import first_difference, unoptimized_values
 
 __all__ = [
     "LEVELS",
@@ -39,6 +39,6 @@ __all__ = [
     "first_difference",
     "is_numeric",
     "measure_ranges",
-    "unoptimised_values",
+    "unoptimized_values",
     "verify",
 ]

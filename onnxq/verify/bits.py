@@ -13,16 +13,16 @@ from onnx.inliner import inline_local_functions
 from onnxq.verify.folded import Folder
 from onnxq.verify.grid import clip_bound, container, dequantized, quantized_type, stored
 from onnxq.verify.report import LayerBits
-from onnxq.verify.scope import Scope, Value
 from onnxq.verify.source import ModelLike, read_model
+from onnxq.verify.value_origin import Scope, Value
 
 LAYERS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
-    """The real bits of every quantised Conv, ConvTranspose, Gemm and MatMul, subgraphs included.
+    """The real bits of every quantized Conv, ConvTranspose, Gemm and MatMul, subgraphs included.
 
-    A layer is quantised where its weight comes from a DequantizeLinear of stored integers, or of what a
+    A layer is quantized where its weight comes from a DequantizeLinear of stored integers, or of what a
     QuantizeLinear makes of stored floats, or where both operands are activations from a QuantizeLinear and a
     DequantizeLinear. Layers with float weights are left out.
 
@@ -36,7 +36,7 @@ def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
         model: path or proto.
 
     Returns:
-        One entry a quantised layer, in graph order.
+        One entry a quantized layer, in graph order.
 
     Raises:
         ModelError: the model cannot be read.
@@ -50,7 +50,7 @@ def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
 
 
 def named_layers(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
-    """Every layer, quantised or not, under a name that no other layer of the model has."""
+    """Every layer, quantized or not, under a name that no other layer of the model has."""
     taken: set[str] = set()
     for inner, node in scope.nodes():
         if node.op_type not in LAYERS:
@@ -78,7 +78,7 @@ def _layer(name: str, scope: Scope, node: onnx.NodeProto, constants: Folder) -> 
 
 
 def _weight_bits(value: Value, constants: Folder) -> tuple[int, int] | None:
-    """Bits and number of distinct values of a constant's dequantised integers, None of anything else."""
+    """Bits and number of distinct values of a constant's dequantized integers, None of anything else."""
     codes = dequantized(value)
     if codes is None:
         return None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxq.errors import CalibrationError, ModelError
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.comparison import Comparison
-from onnxq.verify.kernels import take_census
+from onnxq.verify.kernel_census import take_census
 from onnxq.verify.latency import measure_latency
 from onnxq.verify.levels import compare_levels
 from onnxq.verify.ranges import RangeMeter
@@ -34,31 +34,31 @@ def verify(
     level_samples: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> VerificationReport:
-    """Compare a quantised model with its float model on samples, and look into its file.
+    """Compare a quantized model with its float model on samples, and look into its file.
 
-    Both models run at onnxruntime's default level, as people run them; a quantised model that does
+    Both models run at onnxruntime's default level, as people run them; a quantized model that does
     not work there is judged at the highest level that does. Feeds are taken one at a time: memory
     holds one batch and its outputs, the first ``level_samples`` samples, and both models. Figures
     are sums over all values, so they do not depend on how samples are cut into batches.
 
     Args:
         fp32: path or proto of the float model.
-        quantized: path or proto of the quantised model, with the same inputs and outputs.
+        quantized: path or proto of the quantized model, with the same inputs and outputs.
         feeds: ``{input: array}``, first axis samples; read once.
         labels: class of each sample, in the feeds' order, (samples,) or (samples, rows), integer.
             Implies ``classification``.
         classification: whether float outputs of rank 2 and more are class scores along the last axis.
         latency: whether to time both models.
-        ranges: whether to measure what leaves the ranges of the quantised tensors. The quantised model runs once
+        ranges: whether to measure what leaves the ranges of the quantized tensors. The quantized model runs once
             more for it, without the fusions that make it fast: several times what its outputs alone take.
-        level_samples: how many samples, rounded up to whole batches, to compare the optimisation
+        level_samples: how many samples, rounded up to whole batches, to compare the optimization
             levels on.
         progress: called after each batch with the number of samples done.
 
     Raises:
         ModelError: a model cannot be read, the float model does not load, or their inputs or outputs differ.
         CalibrationError: there are no feeds, a feed or the labels do not fit the model.
-        VerificationError: the quantised model works on the first samples but fails on a later one, or where its
+        VerificationError: the quantized model works on the first samples but fails on a later one, or where its
             inner tensors are read out for their ranges.
 
     Example:

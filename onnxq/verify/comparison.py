@@ -16,11 +16,11 @@ from onnxq.verify.source import Feed, ModelSource
 
 
 class Comparison:
-    """Runs the float and the quantised model on the same feeds and measures every output.
+    """Runs the float and the quantized model on the same feeds and measures every output.
 
     Args:
         fp32: the float model.
-        quantized: the quantised model, with the same inputs and outputs.
+        quantized: the quantized model, with the same inputs and outputs.
         labels: class of each sample in the feeds' order, or None.
         classification: whether to judge outputs as class scores.
 
@@ -70,7 +70,7 @@ class Comparison:
 
         Raises:
             CalibrationError: the float model cannot run on it, or there are too few labels.
-            VerificationError: the quantised model cannot, or its answer has another shape.
+            VerificationError: the quantized model cannot, or its answer has another shape.
         """
         expected = self.run_fp32(fp32_session, feed)
         try:

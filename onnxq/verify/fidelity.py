@@ -40,7 +40,7 @@ class OutputMeter:
 
         Args:
             fp32: the float model's output, any shape and numeric dtype.
-            quantized: the quantised model's, same shape.
+            quantized: the quantized model's, same shape.
             labels: of the batch's samples, first axis samples; only used where there is one a row.
             samples: in the batch.
         """

@@ -1,4 +1,4 @@
-"""Does a quantised model answer NaN or infinity where the float model answers numbers?"""
+"""Does a quantized model answer NaN or infinity where the float model answers numbers?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Finiteness:
     """NaN and infinities in the answers of two models.
 
     Attributes:
-        broken: values that are NaN or infinite in the quantised model alone.
+        broken: values that are NaN or infinite in the quantized model alone.
         usual: values that are NaN or infinite in the float model.
     """
 

@@ -9,15 +9,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnxq.verify.scope import Value
 from onnxq.verify.session import start_session
+from onnxq.verify.value_origin import Value
 
 _GRIDS: Final = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 """Operators that put values on a grid or take them off it: what stands behind them is not what is stored."""
 
 
 class Folder:
-    """Works out constants of a model, by onnxruntime without optimisations.
+    """Works out constants of a model, by onnxruntime without optimizations.
 
     Args:
         proto: the model, functions inlined.

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxq.verify.scope import Value
+from onnxq.verify.value_origin import Value
 
 
 def dequantized(value: Value) -> Value | None:

@@ -24,7 +24,7 @@ def measure_latency(fp32: Any, quantized: Any, source: ModelSource, feed: Feed) 
 
     Args:
         fp32: onnxruntime session of the float model.
-        quantized: of the quantised model.
+        quantized: of the quantized model.
         source: the model whose inputs the feed fits.
         feed: one batch, ``{input: array}``.
     """

@@ -1,4 +1,4 @@
-"""Does a model work at every optimisation level of onnxruntime, and does it give the same answers?"""
+"""Does a model work at every optimization level of onnxruntime, and does it give the same answers?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESIDUE = 1e-6
 def check_levels(
     quantized: ModelLike, feeds: Iterable[Feed], *, classification: bool = False
 ) -> tuple[LevelCheck, ...]:
-    """Load and run a model at each optimisation level and compare with the unoptimised answers.
+    """Load and run a model at each optimization level and compare with the unoptimized answers.
 
     A model that does not load or run is a finding, not an error. Differences are expected: kernels on
     integers round where the simulation does not, and on x86 processors without VNNI a product of
@@ -50,7 +50,7 @@ def check_levels(
 def deviation_from(
     quantized: ModelLike, feeds: Sequence[Feed], expected: Sequence[Mapping[str, NDArray[Any]]]
 ) -> float:
-    """How far unoptimised answers are from expected ones: :func:`deviation` of the worst output.
+    """How far unoptimized answers are from expected ones: :func:`deviation` of the worst output.
 
     Args:
         quantized: path or proto.

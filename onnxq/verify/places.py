@@ -1,4 +1,4 @@
-"""Where a quantised model puts computed tensors on a grid, and how far that grid reaches."""
+"""Where a quantized model puts computed tensors on a grid, and how far that grid reaches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxq.verify.bits import named_layers
 from onnxq.verify.cut import Cutter
 from onnxq.verify.grid import clip_bound, container, dequantized, quantized_type, stored
-from onnxq.verify.scope import Scope, Value
+from onnxq.verify.value_origin import Scope, Value
 
 _OFF_A_CODE: Final = 0.1
 """Codes that a bound of a Clip may lie beside a code of the grid, for it is rounded to the tensor's type."""
@@ -24,7 +24,7 @@ class Place:
     """A QuantizeLinear of the main graph whose input depends on the model's inputs.
 
     Attributes:
-        tensor: that it quantises, before a Clip that keeps it on the grid.
+        tensor: that it quantizes, before a Clip that keeps it on the grid.
         layers: names of the layers that read it; of the other nodes that do where no layer does.
         bits: of the grid.
         low, high: the numbers that its outermost codes stand for, () or one for each channel.
@@ -110,7 +110,7 @@ def _narrowed(
 
 
 def _layers_by_codes(scope: Scope) -> dict[str, tuple[str, ...]]:
-    """Layers that read each quantised tensor of the main graph, through operators that only move values."""
+    """Layers that read each quantized tensor of the main graph, through operators that only move values."""
     found: dict[str, tuple[str, ...]] = {}
     for name, inner, node in named_layers(scope):
         for operand in node.input[:2]:
@@ -121,7 +121,7 @@ def _layers_by_codes(scope: Scope) -> dict[str, tuple[str, ...]]:
 
 
 def _other_readers(proto: onnx.ModelProto, codes: str) -> Iterator[str]:
-    """Names of the nodes that read a tensor's dequantised values."""
+    """Names of the nodes that read a tensor's dequantized values."""
     real = {n.output[0] for n in proto.graph.node if n.op_type == "DequantizeLinear" and n.input[0] == codes}
     for node in proto.graph.node:
         if real & set(node.input):

@@ -1,6 +1,6 @@
-"""How much of a stream of samples leaves the ranges that a quantised model was calibrated for.
+"""How much of a stream of samples leaves the ranges that a quantized model was calibrated for.
 
-A tensor is looked at where the quantised model itself quantises it, in the graph as it is written: what earlier
+A tensor is looked at where the quantized model itself quantizes it, in the graph as it is written: what earlier
 ranges have cut off already does not reach it, for that is what is lost in the model that people run. Both ends of a
 range count alike. A range of least error cuts off a few values of its own calibration set on purpose, so the share of
 values outside tells little by itself: tensors are put in the order of what they lose, the power of what is cut off
@@ -23,19 +23,19 @@ from onnxq.errors import VerificationError
 from onnxq.verify.cut import Cutter
 from onnxq.verify.places import Place, find_places
 from onnxq.verify.report import TensorRange
-from onnxq.verify.scope import Scope
 from onnxq.verify.session import LEVELS, reason, start_session
-from onnxq.verify.source import Feed, ModelLike, ModelSource, describe, read_model, serialised
+from onnxq.verify.source import Feed, ModelLike, ModelSource, describe, read_model, serialized
+from onnxq.verify.value_origin import Scope
 
 AT_ONCE: Final = 2**28
 """Bytes of inner tensors that are read out at once, at most, unless a single one has more."""
 
 
 def measure_ranges(quantized: ModelLike, feeds: Iterable[Feed]) -> tuple[TensorRange, ...]:
-    """What samples make of the range of each quantised tensor, those that lose most first.
+    """What samples make of the range of each quantized tensor, those that lose most first.
 
     Args:
-        quantized: path or proto of a model that runs unoptimised.
+        quantized: path or proto of a model that runs unoptimized.
         feeds: batches, ``{input: array}``.
 
     Raises:
@@ -50,7 +50,7 @@ def measure_ranges(quantized: ModelLike, feeds: Iterable[Feed]) -> tuple[TensorR
 
 
 class RangeMeter:
-    """Runs a quantised model for the tensors that it quantises, and measures what their grids cut off.
+    """Runs a quantized model for the tensors that it quantizes, and measures what their grids cut off.
 
     Args:
         model: path or proto.
@@ -130,7 +130,7 @@ class RangeMeter:
         return [4 * int(count) for count in self._session(counting).run(None, dict(feed))]
 
     def _session(self, proto: onnx.ModelProto) -> Any:
-        return start_session(serialised(proto, self._label), self._level, weights_folder=self._folder)
+        return start_session(serialized(proto, self._label), self._level, weights_folder=self._folder)
 
 
 class _Meter:

@@ -15,23 +15,23 @@ def _number(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class OutputFidelity:
-    """How close one output of the quantised model is to the float model's, over all samples.
+    """How close one output of the quantized model is to the float model's, over all samples.
 
     Attributes:
         name: of the graph output.
-        sqnr_db: 10·log₁₀(Σ float² / Σ (float − quantised)²), decibels; infinite where every value is equal.
-        cosine: cosine of the angle between all float and all quantised values, −1 to 1.
+        sqnr_db: 10·log₁₀(Σ float² / Σ (float − quantized)²), decibels; infinite where every value is equal.
+        cosine: cosine of the angle between all float and all quantized values, −1 to 1.
         equal: percent of values that are exactly the same (both NaN counts as the same).
         not_finite: values that are NaN or infinite in either model and not the same in both. Where
             there is one, ``sqnr_db``, ``cosine`` and ``kl`` are None: no figure hides it.
-        broken: values that are NaN or infinite in the quantised model alone, where these are more than the float
+        broken: values that are NaN or infinite in the quantized model alone, where these are more than the float
             model has itself; otherwise 0.
         left_out: why the output is not compared, in which case it has no figures; None where it is.
-        kl: mean Kullback-Leibler divergence of softmax(quantised) from softmax(float) over the last
+        kl: mean Kullback-Leibler divergence of softmax(quantized) from softmax(float) over the last
             axis, nats; None unless the output is judged as a classification.
         top1_agreement: percent of rows whose largest value stands at the same place; None as for ``kl``.
         top1_fp32: percent of rows where the float model's largest value is at the label; None without labels.
-        top1_quantized: the same of the quantised model.
+        top1_quantized: the same of the quantized model.
         sqnr_db_median: median of the samples' own ``sqnr_db``, each from one sample's values alone: the figure over
             all values may be that of a single sample that holds most of the power. A sample whose float output
             is 0 throughout has no such figure, unless it is reproduced exactly, and is left out. None where the
@@ -82,7 +82,7 @@ class OutputFidelity:
 
 @dataclass(frozen=True)
 class LevelCheck:
-    """Whether the model works at one optimisation level of onnxruntime, and how far its answers move.
+    """Whether the model works at one optimization level of onnxruntime, and how far its answers move.
 
     Attributes:
         level: ``disable``, ``basic``, ``extended`` or ``all`` (what people run).
@@ -120,10 +120,10 @@ class LevelCheck:
 
 @dataclass(frozen=True)
 class FirstDifference:
-    """Where an optimisation level first goes another way than the unoptimised graph.
+    """Where an optimization level first goes another way than the unoptimized graph.
 
     Attributes:
-        level: optimisation level of onnxruntime.
+        level: optimization level of onnxruntime.
         tensor: the first tensor that differs or cannot be computed; all that it is made of is right.
         node: name of the node that makes it.
         op: that node's operator.
@@ -165,7 +165,7 @@ class LayerBits:
         op: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
         weight_bits: bits that the stored integers need, at most their container's width; None where
             both operands are activations.
-        activation_bits: bits of the quantised input (the larger of two); None where it is float.
+        activation_bits: bits of the quantized input (the larger of two); None where it is float.
         weight_levels_used: number of distinct integers stored; None as for ``weight_bits``.
         fused: kernel on integers that onnxruntime runs the layer as at its default level, such as
             ``QLinearConv``; None where it runs in float or that is not known.
@@ -191,10 +191,10 @@ class LayerBits:
 
 @dataclass(frozen=True)
 class TensorRange:
-    """How much of the samples leaves the range of one quantised tensor.
+    """How much of the samples leaves the range of one quantized tensor.
 
     Attributes:
-        tensor: name of the quantised tensor, before a Clip that keeps it on a grid of few bits.
+        tensor: name of the quantized tensor, before a Clip that keeps it on a grid of few bits.
         layers: names of the layers that read it; of other nodes that do where no layer does.
         bits: bits of its grid.
         low: the number that the grid's lowest code stands for; of a grid a channel the least of them.
@@ -242,7 +242,7 @@ class Latency:
 
     Attributes:
         fp32: milliseconds a run of the float model.
-        quantized: milliseconds a run of the quantised model.
+        quantized: milliseconds a run of the quantized model.
         batch: samples a run.
         runs: timed runs of each model.
     """
@@ -268,18 +268,18 @@ class VerificationReport:
 
     Attributes:
         fp32: size of the float model, bytes, external data included.
-        quantized: size of the quantised model, bytes, external data included.
+        quantized: size of the quantized model, bytes, external data included.
         samples: number of samples compared.
-        level: optimisation level at which ``outputs`` and ``latency_ms`` were taken: ``all``, or the
+        level: optimization level at which ``outputs`` and ``latency_ms`` were taken: ``all``, or the
             highest one that works; None where none does.
         outputs: fidelity of each output, in the float model's order; empty where no level works.
         loads: the four levels, from ``disable`` to ``all``.
         latency_ms: time of a run of both models; None where it was not asked for or no level works.
-        bits: quantised layers in graph order.
-        kernels: operators of the optimised graph at the default level and how often each occurs;
+        bits: quantized layers in graph order.
+        kernels: operators of the optimized graph at the default level and how often each occurs;
             empty where onnxruntime cannot build it.
         difference: the first tensor that a level computes otherwise or not at all; None where all levels are alike.
-        ranges: what the samples make of each quantised tensor's range, those that lose most first; None where it
+        ranges: what the samples make of each quantized tensor's range, those that lose most first; None where it
             was not asked for or no level works.
     """
 
@@ -297,7 +297,7 @@ class VerificationReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the model works at every optimisation level, and answers numbers where the float model does."""
+        """Whether the model works at every optimization level, and answers numbers where the float model does."""
         return all(check.ok for check in self.loads) and not any(output.broken for output in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:

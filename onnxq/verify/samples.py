@@ -25,7 +25,7 @@ class SampleMeter:
 
         Args:
             fp32: the float model's output, any shape, float64.
-            quantized: the quantised model's, same shape.
+            quantized: the quantized model's, same shape.
             samples: in the batch.
         """
         if samples == 0:

@@ -1,4 +1,4 @@
-"""Starting onnxruntime: its optimisation levels, silence, and its errors in one line."""
+"""Starting onnxruntime: its optimization levels, silence, and its errors in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 import onnxruntime as ort
 
 LEVELS: Final = ("disable", "basic", "extended", "all")
-"""Optimisation levels of onnxruntime, from none to the default."""
+"""Optimization levels of onnxruntime, from none to the default."""
 
 DEFAULT_LEVEL: Final = LEVELS[-1]
 
@@ -35,10 +35,10 @@ def start_session(
     the idle one's spinning would steal the processor from the one that is being timed.
 
     Args:
-        location: path, or the serialised model.
+        location: path, or the serialized model.
         level: one of :data:`LEVELS`.
-        optimized_model: where to write the optimised graph; its weights go to a file beside it.
-        weights_folder: where the external data of a serialised model lie.
+        optimized_model: where to write the optimized graph; its weights go to a file beside it.
+        weights_folder: where the external data of a serialized model lie.
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = _ORT_LEVELS[level]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxq.errors import CalibrationError, ModelError
-from onnxq.selection import not_comparable
+from onnxq.verify.selection import not_comparable
 from onnxq.verify.session import DEFAULT_LEVEL, reason, start_session
 
 ModelLike: TypeAlias = str | Path | onnx.ModelProto
@@ -26,13 +26,13 @@ class ModelSource:
 
     Attributes:
         label: the model in the words of an error message.
-        location: path, or the serialised model; what onnxruntime starts from.
+        location: path, or the serialized model; what onnxruntime starts from.
         size: bytes, external data included.
         inputs: names that a feed may hold.
         required: names that a feed must hold (the others have a default).
         outputs: names, in graph order.
         numbers: those that may hold numbers: all but tensors of text.
-        not_comparable: those that a quantised model may answer otherwise without a fault, and why.
+        not_comparable: those that a quantized model may answer otherwise without a fault, and why.
     """
 
     label: str
@@ -50,7 +50,7 @@ class ModelSource:
 
         Args:
             model: path or proto.
-            role: ``float`` or ``quantised``, for messages.
+            role: ``float`` or ``quantized``, for messages.
 
         Raises:
             ModelError: there is no such file, it is not an ONNX model, or its external data are missing.
@@ -60,7 +60,7 @@ class ModelSource:
         defaults = {tensor.name for tensor in proto.graph.initializer}
         inputs, outputs = (tuple(v.name for v in values) for values in (proto.graph.input, proto.graph.output))
         if isinstance(model, onnx.ModelProto):
-            location: str | bytes = serialised(proto, label)
+            location: str | bytes = serialized(proto, label)
             size = len(location)
         else:
             location = str(model)
@@ -130,7 +130,7 @@ def read_model(model: ModelLike, role: str) -> tuple[onnx.ModelProto, Path | Non
     return proto, folder
 
 
-def serialised(proto: onnx.ModelProto, label: str) -> bytes:
+def serialized(proto: onnx.ModelProto, label: str) -> bytes:
     """The proto's bytes.
 
     Raises:

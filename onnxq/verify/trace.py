@@ -1,4 +1,4 @@
-"""Where in a model an optimisation level of onnxruntime first goes another way than the unoptimised graph.
+"""Where in a model an optimization level of onnxruntime first goes another way than the unoptimized graph.
 
 Giving out inner tensors beside the outputs would change what is fused and hide the fault. So the model is cut off
 behind one tensor at a time, and the cut model is run at both levels: everything before the cut is fused as it is in the
@@ -22,7 +22,7 @@ from onnxq.verify.cut import Cutter
 from onnxq.verify.levels import deviation
 from onnxq.verify.report import FirstDifference
 from onnxq.verify.session import LEVELS, reason, start_session
-from onnxq.verify.source import Feed, ModelLike, describe, read_model, serialised
+from onnxq.verify.source import Feed, ModelLike, describe, read_model, serialized
 
 TOLERANCE = 0.05
 """Root mean square of a difference, relative to the tensor, from which on it is a fault."""
@@ -34,7 +34,7 @@ _PAIR = ("QuantizeLinear", "DequantizeLinear")
 def first_difference(
     model: ModelLike, feeds: Iterable[Feed], level: str, *, tolerance: float = TOLERANCE
 ) -> FirstDifference | None:
-    """The first tensor that a level computes otherwise than the unoptimised graph, or cannot compute at all.
+    """The first tensor that a level computes otherwise than the unoptimized graph, or cannot compute at all.
 
     Args:
         model: path or proto.
@@ -67,8 +67,8 @@ def first_difference(
     )
 
 
-def unoptimised_values(model: onnx.ModelProto, tensors: Sequence[str], feed: Feed) -> dict[str, NDArray[Any]]:
-    """Inner tensors of a model as its unoptimised graph computes them, where nothing is fused.
+def unoptimized_values(model: onnx.ModelProto, tensors: Sequence[str], feed: Feed) -> dict[str, NDArray[Any]]:
+    """Inner tensors of a model as its unoptimized graph computes them, where nothing is fused.
 
     Args:
         model: in memory.
@@ -79,7 +79,7 @@ def unoptimised_values(model: onnx.ModelProto, tensors: Sequence[str], feed: Fee
     open_.CopyFrom(model)
     known = {o.name for o in model.graph.output}
     open_.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(tensors) if name not in known)
-    session = start_session(serialised(open_, "the quantised model"), LEVELS[0])
+    session = start_session(serialized(open_, "the quantised model"), LEVELS[0])
     return dict(zip(tensors, session.run(list(tensors), dict(feed)), strict=True))
 
 
@@ -132,13 +132,13 @@ class _Search:
         return tensor
 
     def judge(self, tensor: str) -> _Verdict:
-        """The model cut off behind a tensor, at the level and unoptimised."""
+        """The model cut off behind a tensor, at the level and unoptimized."""
         if tensor not in self._known:
             self._known[tensor] = self._judge(tensor)
         return self._known[tensor]
 
     def _judge(self, tensor: str) -> _Verdict:
-        cut = serialised(self._cutter.cut(tensor), self._label)
+        cut = serialized(self._cutter.cut(tensor), self._label)
         made: dict[str, list[NDArray[Any]]] = {}
         for level in dict.fromkeys((LEVELS[0], self._level)):
             try:

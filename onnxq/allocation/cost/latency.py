@@ -24,11 +24,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxq.allocation.choices import Choices, Part
+from onnxq.allocation.cost.dummy_model import at_once, placeholder_model
 from onnxq.allocation.cost.ownership import computed_for
-from onnxq.allocation.cost.placeholder import at_once, placeholder_model
-from onnxq.allocation.tables import CostTable, as_matrix
-from onnxq.candidate import FLOAT
+from onnxq.allocation.sensitivity_table import CostTable, as_matrix
 from onnxq.config import Config
+from onnxq.config.bit_widths import FLOAT
 from onnxq.data import samples_in
 from onnxq.ir.model import Model
 
@@ -52,7 +52,7 @@ class Timing:
     """A model's time, milliseconds.
 
     Attributes:
-        layers: by the part's name, with the quantisers and layout changes before it.
+        layers: by the part's name, with the quantizers and layout changes before it.
         rest: everything else.
     """
 

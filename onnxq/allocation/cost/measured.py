@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from onnxq.allocation.json_file import read_text
-from onnxq.allocation.tables import CostTable
-from onnxq.candidate import FLOAT, Candidate, parse_candidate
+from onnxq.allocation.sensitivity_table import CostTable
+from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidate
 from onnxq.errors import ConfigError
 
 REST = "rest"

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from onnxq.candidate import Candidate
 from onnxq.config import FLOAT_BITS
+from onnxq.config.bit_widths import Candidate
 from onnxq.errors import ConfigError
 
 BUNDLED = "energy_45nm.toml"

@@ -14,8 +14,8 @@ from onnxq.ir.table import Table
 def added_for(proto: onnx.ModelProto, parts: Sequence[Part], kept: Collection[str]) -> dict[str, str]:
     """The part that each constant and each added node serves, by its name.
 
-    What stands before a part (its weights, bias and input quantisers) is the part's, the first one's where
-    several read it; a quantiser that leads to none belongs to the layer that makes its tensor.
+    What stands before a part (its weights, bias and input quantizers) is the part's, the first one's where
+    several read it; a quantizer that leads to none belongs to the layer that makes its tensor.
 
     Args:
         proto: an emitted model, or the float model.
@@ -59,7 +59,7 @@ def computed_for(proto: onnx.ModelProto, parts: Sequence[Part], kept: Collection
 
 
 def _add_behind(proto: onnx.ModelProto, layers: Sequence[Layer], kept: Collection[str], owner: dict[str, str]) -> None:
-    """Give the quantisers that lead to no layer, with their constants, to the layer before them."""
+    """Give the quantizers that lead to no layer, with their constants, to the layer before them."""
     constants = {t.name for t in proto.graph.initializer}
     before: dict[str, str] = {t: layer.name for layer in layers for t in (layer.output, layer.activated)}
     before |= _renamed(proto, kept, before)
@@ -76,7 +76,7 @@ def _add_behind(proto: onnx.ModelProto, layers: Sequence[Layer], kept: Collectio
 
 
 def _renamed(proto: onnx.ModelProto, kept: Collection[str], before: Mapping[str, str]) -> dict[str, str]:
-    """Tensors of layers whose names a quantiser took over because they are outputs of the model."""
+    """Tensors of layers whose names a quantizer took over because they are outputs of the model."""
     makers = {name: node for node in proto.graph.node for name in node.output}
     found = {}
     for tensor, layer in before.items():

@@ -10,22 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.allocation.choices import Choices
+from onnxq.allocation.cost.dummy_model import at_once, placeholder_model
 from onnxq.allocation.cost.measured import read_latency
 from onnxq.allocation.cost.operations import EnergyTable, bit_operations
-from onnxq.allocation.cost.placeholder import at_once, placeholder_model
 from onnxq.allocation.cost.storage import part_bytes
-from onnxq.allocation.tables import CostTable, as_matrix
-from onnxq.candidate import FLOAT, Candidate
+from onnxq.allocation.sensitivity_table import CostTable, as_matrix
 from onnxq.config import Config
-from onnxq.inspection import layer_macs, product_macs
+from onnxq.config.bit_widths import FLOAT, Candidate
+from onnxq.ir.activation_matmul import Product
 from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
-from onnxq.ir.product import Product
+from onnxq.plan.inspection import layer_macs, product_macs
 
 Feed = Mapping[str, NDArray[np.generic]]
 
 PRODUCT = Candidate(8, 8)
-"""Bits of both operands of a product that is quantised."""
+"""Bits of both operands of a product that is quantized."""
 
 
 def cost_table(
@@ -111,7 +111,7 @@ def _work(model: Model, choices: Choices, config: Config, energy: EnergyTable) -
         for j, candidate in enumerate(choices.candidates):
             bits = candidate
             if isinstance(part, Product):
-                bits = PRODUCT if config.quantises_products(candidate.activations) else FLOAT
+                bits = PRODUCT if config.quantizes_products(candidate.activations) else FLOAT
             bops[i, j] = bit_operations(work, bits)
             joules[i, j] = energy.of(work, read, bits)
     return CostTable(

@@ -1,0 +1,1 @@
+"""What a quantized model must pass, and safer forms of what fails."""

@@ -1,0 +1,1 @@
+"""A finished quantization adapted to samples of another kind."""

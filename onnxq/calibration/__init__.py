@@ -1,0 +1,1 @@
+"""What the solvers are shown: rows, ranges and moments of the calibration samples, in bounded memory."""

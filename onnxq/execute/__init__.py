@@ -1,1 +1,0 @@
-"""Running models, and keeping what passes through them in bounded memory."""

@@ -1,0 +1,1 @@
+"""Rewrites that look at samples before anything is solved."""

@@ -1,0 +1,1 @@
+"""Running models with onnxruntime, and keeping what passes through them in bounded memory."""

@@ -1,0 +1,1 @@
+"""Solutions of a layer that need no gradient."""

@@ -1,0 +1,1 @@
+"""Layers, blocks and whole networks refined by gradient."""

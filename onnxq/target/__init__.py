@@ -1,9 +1,0 @@
-"""What runtimes take of a quantised model: one TOML file a target, each rule with its source.
-
-A rule that no document states is left open, and the file says so. The files are read by
-:func:`onnxq.target.table.read_target`; nothing else in the project knows a target by its name.
-"""
-
-from onnxq.target.table import TARGETS, LayerRule, Target, read_target
-
-__all__ = ["TARGETS", "LayerRule", "Target", "read_target"]
