@@ -28,7 +28,7 @@ SMALLEST_LIMIT = 2.0**-100
 """Half the range of a tensor of zeros: its bins are still normal float32 numbers."""
 
 LARGEST_SAMPLE = 1 << 17
-"""Values counted of one batch; of a larger batch every n-th, at a stride that is odd so as not to follow the axes."""
+"""Values counted of one batch; of a larger batch one out of every n neighbours, drawn so as not to follow the axes."""
 
 OCTAVES = 3
 """Samples are of one kind whose largest values lie within the same so many octaves."""
@@ -102,12 +102,12 @@ class Histogram:
         rows = values.reshape(parts, -1)
         lows, highs = np.maximum(-rows.min(axis=1), 0), np.maximum(rows.max(axis=1), 0)
         reach = np.maximum(lows, highs)
-        stride = (values.size // LARGEST_SAMPLE) | 1 if values.size > LARGEST_SAMPLE else 1
+        stride = values.size // LARGEST_SAMPLE + 1 if values.size > LARGEST_SAMPLE else 1
         sizes = np.where(reach > 0, np.frexp(reach)[1] // OCTAVES, ZEROS)
         kinds = dict(self.kinds)
         for size in np.unique(sizes):
             own = sizes == size
-            flat = (rows if own.all() else rows[own]).reshape(-1)[::stride]
+            flat = _drawn((rows if own.all() else rows[own]).reshape(-1), stride)
             kinds[int(size)] = _with(kinds.get(int(size)), flat, lows[own], highs[own])
         low, high = min(self.low, -float(lows.max())), max(self.high, float(highs.max()))
         return Histogram(kinds, low, high, self.size + values.size)
@@ -158,6 +158,14 @@ class Histogram:
         typical = float(np.median(each[each > 0])) if (each > 0).any() else 1.0
         weights = bounded_weight(np.array(list(power.values())) / typical)
         return dict(zip(power, weights.tolist(), strict=True))
+
+
+def _drawn(values: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
+    """One out of every so many neighbours, (len(values) / stride,), the same ones of as many values."""
+    if stride == 1 or len(values) < stride:
+        return values
+    first = np.arange(0, len(values) - stride + 1, stride)
+    return np.asarray(values[first + np.random.default_rng(len(values)).integers(0, stride, len(first))])
 
 
 def _with(kind: Kind | None, flat: NDArray[np.float32], lows: NDArray[np.float32], highs: NDArray[np.float32]) -> Kind:

@@ -38,7 +38,7 @@ def nearest_tie_free(multiplier: NDArray[np.floating]) -> NDArray[np.float64]:
         multiplier: M, positive, (N,).
 
     Example:
-        >>> [float(v) for v in untied(np.array([0.4, 1 / 3]))]
+        >>> [float(v) for v in nearest_tie_free(np.array([0.4, 1 / 3]))]
         [0.4, 0.3333333333333333]
     """
     wanted = np.asarray(multiplier, np.float64)

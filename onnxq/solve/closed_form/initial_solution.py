@@ -27,7 +27,7 @@ from onnxq.solve.problem import (
 )
 
 Array = NDArray[np.float32]
-GRID_ROWS, GRID_VALUES = 1024, 2**15
+GRID_ROWS, GRID_VALUES = 2048, 2**15
 """Rows on which grids of the input are compared, at most: of narrow layers as many as hold so many values, for what is
 lost beyond the ends of a range hangs on few of them."""
 
@@ -75,7 +75,8 @@ def fitted_input(problem: LayerProblem) -> LayerProblem:
     groups, _, inputs = problem.x.shape
     enough = max(GRID_ROWS, GRID_VALUES // (groups * inputs))
     rows = np.flatnonzero(problem.train)
-    rows = rows[:: -(-len(rows) // enough)]
+    if len(rows) > enough:  # drawn: every n-th would be the same columns of every feature map
+        rows = np.sort(np.random.default_rng(len(rows)).choice(rows, enough, replace=False))
     x, counts = problem.x[:, rows], problem.influence[rows]
     passed_on = float(np.square(problem.weight).sum(axis=1, dtype=np.float64).mean())  # of an error of each input
 
