@@ -19,7 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from small_models import build, images, normal, prove, relu_chain, weight
 
 from onnxq import quantize
-from onnxq.config import UNPACKING_OPSET, Config
+from onnxq.config import Config
+from onnxq.config.options import UNPACKING_OPSET
 from onnxq.emit.packed import emit_packed, pays
 from onnxq.ir.save import save
 from onnxq.quant.packing import pack
