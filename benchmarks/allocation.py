@@ -4,9 +4,8 @@
     python benchmarks/allocation.py --assets DIR --cases a        networks described by DIR/cases.py (see accuracy.py)
     ... --candidates w2a8,w4a8,w8a8 --over size --budgets 0.13,0.2 --front 20 --scaled --out results
 
-First and last layers are free like the others, but at 8 bits in uniform allocations. `packed` counts k bits for a k-bit
-weight, as runtimes store them that have no containers; `size` counts the bytes of the file, where 2 and 3 bits take 4
-and 5 to 7 take 8. For each budget: the widest uniform allocation within it, greedy (layers lowered in the order of the
+First and last layers are free like the others, but at 8 bits in uniform allocations. `size` counts the bytes of the
+file. For each budget: the widest uniform allocation within it, greedy (layers lowered in the order of the
 sensitivities, the least first), and the programme's; for those of `--equal` also the programme's at what greedy spends.
 `--front N` adds N allocations along the front and holds the KL of all of the programme's against the predicted one;
 `--scaled` compares the cheap sensitivities with the full ones. Tables are kept beside the results, and finished rows

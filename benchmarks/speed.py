@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--pair", type=Path, nargs=2, metavar=("FLOAT", "QUANTISED"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--bits", default="w8a8")
-    parser.add_argument("--container", default="int8", choices=("auto", "int4", "int8"))
+    parser.add_argument("--container", default="int8", choices=("auto", "packed", "int4", "int8"))
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="a pair and number of threads [default: 20]")

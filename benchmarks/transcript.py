@@ -72,12 +72,12 @@ STEPS = (
     ),
     Step(
         "A slow model, found and mended",
-        "4-bit weights in the small container run in float: see how many layers are computed on integers. A byte for "
-        "each weight runs on integer kernels.",
+        "Weights in the standard's 4-bit type run in float: see how many layers are computed on integers. The default "
+        "container unpacks them for integer kernels when onnxruntime starts.",
         (
-            "onnxq quantize model.onnx -o w4a8.onnx --calibration samples.npz --weights 4",
+            "onnxq quantize model.onnx -o w4a8.onnx --calibration samples.npz --weights 4 --container int4",
             "onnxq verify model.onnx w4a8.onnx --data test.npz --labels labels",
-            "onnxq quantize model.onnx -o w4a8.onnx --calibration samples.npz --weights 4 --container int8",
+            "onnxq quantize model.onnx -o w4a8.onnx --calibration samples.npz --weights 4",
             "onnxq verify model.onnx w4a8.onnx --data test.npz --labels labels",
         ),
     ),

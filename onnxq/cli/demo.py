@@ -40,10 +40,7 @@ def demo(output: Path | None, as_json: bool, debug: bool) -> int:
         judged = {variant.name: variant.verification for variant in found.variants}
         title = f"{found.model} on {found.variants[0].verification.samples} images that it has never seen"
         show_comparison(make_console(), judged, title=title)
-        click.echo(
-            "W4 is stored in 4 bits, the smallest file, which a CPU unpacks to float; "
-            "quantize --container int8 keeps it on integers."
-        )
+        click.echo("W4 is stored in 4 bits, which onnxruntime unpacks for its integer kernels when it starts.")
         click.echo(f"{found.seconds:.0f} seconds for everything.")
     return DONE if found.ok else BELOW
 

@@ -255,7 +255,7 @@ class _Writer:
         first = self._constant(
             f"{base}/quantized" if real is None else f"{base}/float", stored if real is None else real
         )
-        grid = [self._constant(f"{base}/scale", scale), self._constant(f"{base}/zero_point", zeros)]
+        grid = self._grid(base, scale, zeros)
         if real is not None:
             first = self._node("QuantizeLinear", [first, *grid], f"{base}/quantized", **along)
         return self._node("DequantizeLinear", [first, *grid], f"{base}/dequantized", **along)
@@ -264,9 +264,15 @@ class _Writer:
         """A DequantizeLinear behind integers that are unpacked on the way."""
         along: dict[str, Any] = {"axis": axis} if scale.ndim else {}
         integers = emit_packed(packing, base, self._unpacking, self._constant, self._helper)
-        zeros = np.zeros(scale.shape, np.int8)
-        grid = [self._constant(f"{base}/scale", scale), self._constant(f"{base}/zero_point", zeros)]
+        grid = self._grid(base, scale, np.zeros(scale.shape, np.int8))
         return self._node("DequantizeLinear", [integers, *grid], f"{base}/dequantized", **along)
+
+    def _grid(self, base: str, scale: NDArray[np.float32], zeros: NDArray[np.generic]) -> list[str]:
+        """Names of the scales and the zero points, which a bias may do without."""
+        names = [self._constant(f"{base}/scale", scale)]
+        if zeros.dtype != np.int32:
+            names.append(self._constant(f"{base}/zero_point", zeros))
+        return names
 
     def _node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
         made = output if fixed else self._fresh(output)

@@ -18,6 +18,7 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 LITTLE = 2**20
 """Bytes of a tensor that is not worth a look at what it really holds: looking copies it."""
 
+TWO_BITS = {TensorProto.INT2, TensorProto.UINT2}
 FOUR_BITS = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 
 
@@ -106,7 +107,9 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
 def _claimed(tensor: onnx.TensorProto) -> int:
     elements = max(math.prod(int(d) for d in tensor.dims), 0)
     if tensor.data_type in FOUR_BITS:
-        return elements // 2
+        return -(-elements // 2)
+    if tensor.data_type in TWO_BITS:
+        return -(-elements // 4)
     try:
         return elements * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     except KeyError:  # no element type at all: the checker will say so

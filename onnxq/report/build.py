@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 from onnxq.config import Config
 from onnxq.ir.floats import told
 from onnxq.ir.model import Remark
-from onnxq.ir.size import model_bytes, tensor_bytes, tensors_of
+from onnxq.ir.size import FOUR_BITS, model_bytes, tensor_bytes, tensors_of
 from onnxq.plan.values import Plan
 from onnxq.report.run import POOR_DB, JudgedBy, LayerReport, RunReport
 from onnxq.solve.stage_report import StageReport
@@ -85,6 +86,7 @@ def run_report(
         left_in_float=told(plan.remarks, plan.floats, model_bytes(proto), _stored(proto)),
         notes=(
             *plan.raised,
+            *_containers(plan, proto),
             *_beside_layers(plan),
             *unlike.remarks,
             *network.remarks,
@@ -103,6 +105,28 @@ def run_report(
         quantized_share=plan.share,
         seconds=dict(seconds),
     )
+
+
+FORMS = {
+    "packed": "in their bits and unpacked by operators on constants: onnxruntime works these out once, when it starts, "
+    "and runs integer kernels; a runtime that does not would unpack at every run, and is better served by container "
+    "int8",
+    "int4": "in the standard's 4-bit type, which onnxruntime dequantizes at every run",
+    "int8": "in a byte each, which integer kernels take as they are",
+}
+"""How weights of less than 8 bits may be stored, and what that means for a runtime."""
+
+
+def _containers(plan: Plan, proto: onnx.ModelProto) -> Iterator[Remark]:
+    """How weights of less than 8 bits are stored, why, and what a runtime makes of it."""
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    types = {t.name: t.data_type for t in proto.graph.initializer}
+    nodes = {node.name: node for node in proto.graph.node}
+    small = [p.layer.name for p in plan.layers if p.weights < 8 and p.block is None]
+    read = [makers[nodes[name].input[1]].input[0] for name in small]
+    forms = Counter("packed" if r not in types else "int4" if types[r] in FOUR_BITS else "int8" for r in read)
+    for form, count in forms.most_common():
+        yield Remark("network", f"the weights of {count} layers are stored {FORMS[form]}")
 
 
 def _stored(proto: onnx.ModelProto) -> dict[str, int]:

@@ -12,6 +12,7 @@ from onnxq.config import FLOAT_BITS, Config
 from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.config.targets import Target
 from onnxq.emit.qdq import emit
+from onnxq.emit.windows import write_out_windows
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
 from onnxq.plan.make_plan import make_plan
@@ -31,10 +32,12 @@ def placeholder_model(model: Model, config: Config, choice: Mapping[str, Candida
     Args:
         model: prepared.
         config: the container and the target.
-        choice: bits by layer name; everything in float gives the model as it is.
+        choice: bits by layer name; everything in float gives the float model.
     """
     if all(candidate == FLOAT for candidate in choice.values()):
-        return to_proto(model), Plan((), (), ())
+        proto = to_proto(model)
+        write_out_windows(proto.graph, {})
+        return proto, Plan((), (), ())
     plan = make_plan(model, config, choice)
     solutions = {p.layer.name: _solution(model, p, config.rules) for p in plan.layers}
     outputs = {q.tensor: _grid(q.bits, config.rules) for q in plan.outputs}
