@@ -20,12 +20,12 @@ from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.ir.activation_matmul import Product, find_products
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
-from onnxq.ir.reachability import TRANSPARENT, edge_layers
+from onnxq.ir.operators import Trait, operators_with
+from onnxq.ir.reachability import edge_layers
 from onnxq.ir.table import Table, find_tables
 
-SHARING = (*TRANSPARENT, "Slice", "Identity", "Dropout", "Concat", "Split")
+SHARING = operators_with(Trait.MOVES, Trait.PICKS, Trait.PARTS)
 """Operators whose inputs and outputs hold the same values, so that one grid serves all of them."""
-
 
 Part: TypeAlias = Layer | Table | Product
 
@@ -105,11 +105,12 @@ def find_agreements(model: Model, layers: Sequence[Layer], tables: Sequence[Tabl
 
     A tensor that is read at two widths would be quantized twice, and a Concat needs one grid for its inputs.
     """
-    classes = _Classes()
+    classes, given = _Classes(), {i.name for i in model.inputs}
     for node in model.graph.nodes:
         if node.op in SHARING:
             data = node.inputs if node.op == "Concat" else node.inputs[:1]
-            for tensor in (*data, *node.outputs[1:]):
+            computed = [tensor for tensor in data if tensor.inputs or tensor.name in given]  # constants have no grid
+            for tensor in (*computed, *node.outputs[1:]):
                 classes.join(node.outputs[0].name, tensor.name)
     by_weight: dict[tuple[type, str], list[str]] = {}
     by_input: dict[str, list[str]] = {}

@@ -29,23 +29,11 @@ from numpy.typing import NDArray
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, stored_weight, weight_matrix
 from onnxq.ir.model import Model
+from onnxq.ir.operators import Trait, operators_with
 from onnxq.passes.graph_editor import Draft, op_of
 
-HOMOGENEOUS = (
-    "Relu",
-    "LeakyRelu",
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "ReduceMean",
-    "Resize",
-    "Clip",
-    "Add",
-    "Mul",
-)
-
-ONE_SIGNED = ("Relu", "LeakyRelu", "MaxPool", "GlobalMaxPool", "Clip")
+HOMOGENEOUS = operators_with(Trait.HOMOGENEOUS)
+ONE_SIGNED = operators_with(Trait.ONE_SIGNED)
 """Those of them that do something else to a negative multiple."""
 
 
