@@ -210,12 +210,7 @@ class Config:
         """Whether a matrix of these bits has a scale for each block of inputs."""
         return self.block is not None and weights <= 4 and activations == FLOAT_BITS
 
-    @property
-    def table_bits(self) -> int:
-        """Bits of tables."""
-        return self.table_bits_beside(self.weights)
-
-    def table_bits_beside(self, weights: int) -> int:
+    def table_bits(self, weights: int) -> int:
         """Bits of tables in a model whose weights have so many."""
         if self.embeddings != "same":
             return self.embeddings

@@ -29,7 +29,6 @@ class Window:
     Attributes:
         kernel, strides, dilations: sizes in elements.
         pads_begin: rows of zeros added (Conv) or cut off (ConvTranspose) before the first element.
-        pads_end: the same behind the last element.
         groups: channel groups.
     """
 
@@ -37,7 +36,6 @@ class Window:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads_begin: tuple[int, ...]
-    pads_end: tuple[int, ...]
     groups: int
 
 
@@ -226,7 +224,6 @@ def _window(node: gs.Node) -> Window:
         strides=read("strides", ones),
         dilations=read("dilations", ones),
         pads_begin=pads[: len(kernel)],
-        pads_end=pads[len(kernel) :],
         groups=int(node.attrs.get("group", 1)),
     )
 

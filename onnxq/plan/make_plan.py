@@ -120,7 +120,7 @@ def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:
 def table_bits(table: Table, candidate: Candidate, config: Config) -> int:
     """Bits of a table in a model of one candidate throughout; 32 where it stays in float."""
     edge = table.shape[0] <= FEW_ROWS and config.edge_bits != "same"
-    return max(config.table_bits_beside(candidate.weights), 8 if edge else 0)
+    return max(config.table_bits(candidate.weights), 8 if edge else 0)
 
 
 def uniform_bits(config: Config, *, edge: bool) -> Candidate:
