@@ -14,11 +14,11 @@ from onnxq.plan.make_plan import make_plan
 from onnxq.plan.values import Plan
 from onnxq.preprocess.cross_layer_equalization import RANGE_SAMPLES
 from onnxq.progress import silent
+from onnxq.quant.decibels import decibels
 from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.network import Making, NetworkSolution, Ranges, solve_network
 from onnxq.validation.folds import Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
-from onnxq.validation.quality import decibels
 from onnxq.validation.rewrites import Choice, Plainest, Rewrite, rewritten, solve_plain
 
 ROOM = {Ranges.SEARCHED: 1.06, Ranges.EXTREMES: 2.0}
