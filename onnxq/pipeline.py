@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ import onnx
 from onnxq.acceptance.fallbacks import emit_through_gate
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate
-from onnxq.data import Data, Feed, content, first_feeds, read_feeds
+from onnxq.data import Data, Feed, first_feeds, read_feeds
 from onnxq.data.replay import Again, batch_within, counted
 from onnxq.errors import NotFiniteError, UnsupportedError
 from onnxq.ir.exclude import exclude
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
-from onnxq.ir.save import identity, save
+from onnxq.ir.save import save
 from onnxq.ir.singular import find_singularities
 from onnxq.ir.size import model_bytes
 from onnxq.ir.spectrogram import spectrogram
@@ -37,7 +36,7 @@ from onnxq.progress import Listener, Progress
 from onnxq.report.build import run_report
 from onnxq.report.run import RunReport
 from onnxq.runtime.memory import free_old_graphs, return_large_blocks
-from onnxq.solve.checkpoint import Checkpoint, fingerprint
+from onnxq.solve.checkpoint import Checkpoint, fingerprint_of
 from onnxq.solve.closed_form.tie_free_scales import without_ties
 from onnxq.solve.network import Making, NetworkSolution, solve_network
 from onnxq.solve.network_tuning import affordable, tune
@@ -48,7 +47,6 @@ from onnxq.validation.outliers import find_unlike
 from onnxq.validation.rewrites import LARGE, Choice, Plainest, judge_plain
 from onnxq.validation.unseen import Made, better_of, cross_fitted, prepare_network
 from onnxq.verify import LevelCheck
-from onnxq.version import VERSION
 
 GATE_SAMPLES = 16
 """Calibration samples on which the emitted model must run at every level."""
@@ -166,7 +164,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
             free_old_graphs()
         ready, plan = prepare_network(prepared, config, choice, feeds, folds, plainest)
     with clock.stage("solve"):
-        mark = fingerprint(_identity(ready, config, feeds, choice)) if task.folder else ""
+        mark = fingerprint_of(ready, config, feeds, choice and dict(choice)) if task.folder else ""
         checkpoint = Checkpoint(task.folder, mark, resume=task.resume)
         network = solve_network(ready, plan, config, feeds, checkpoint, progress, Making(keep_back=folds.keep_back))
         network = dataclasses.replace(network, remarks=(*network.remarks, *told))
@@ -252,14 +250,3 @@ def opset_of(config: Config, choice: Mapping[Any, Candidate] | None) -> int:
     """The lowest operator set that has the types of the bits."""
     used = None if choice is None else [c for c in choice.values() if c != FLOAT]
     return config.opset_of(used) if used else config.opset
-
-
-def _identity(
-    model: Model, config: Config, samples: Iterable[Feed], choice: Mapping[str, Candidate] | None
-) -> Iterator[bytes]:
-    """Everything the solutions depend on."""
-    yield from identity(model)
-    yield json.dumps(dataclasses.asdict(config), sort_keys=True).encode()
-    yield json.dumps(None if choice is None else {name: str(bits) for name, bits in choice.items()}).encode()
-    yield from content(samples)
-    yield VERSION.encode()

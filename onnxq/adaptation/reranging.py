@@ -31,11 +31,10 @@ from onnxq.progress import Listener, Progress
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import QuantParams
 from onnxq.runtime.session import Session
-from onnxq.runtime.staged_network import Chain, Quantized
 from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.closed_form.initial_solution import fitted_input
-from onnxq.solve.network import Making, NetworkSolution, Ranges, Walk, by_constant
-from onnxq.validation.judgement import Judgement, exact_outputs, judge
+from onnxq.solve.network import Making, NetworkSolution, Ranges, Walk
+from onnxq.validation.judgement import Judgement, exact_outputs, judge, simulated_outputs
 
 MOST_JUDGED = 64
 """Samples held back at most, to judge by whether the network gains."""
@@ -183,12 +182,9 @@ def _unlike(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[
     """Share of a network's answers that differ from the float network's; of classes, say."""
     names = [t.name for t in model.outputs]
     exact = Session(to_outline(model), "the float network")
-    tables = by_constant((p.table for p in plan.tables), network.tables)
-    stages = split_stages(model, [p.layer for p in plan.layers])
-    chain = Chain(model, stages, Quantized(network.layers, network.outputs, tables))
     shares = []
-    for feed in feeds:
-        wanted, made = exact.run(feed, names), chain.run({name: np.asarray(v) for name, v in feed.items()}, 0)
+    for feed, made in zip(feeds, simulated_outputs(model, plan, network, feeds), strict=True):
+        wanted = exact.run(feed, names)
         alike = [wanted[n].shape == made[n].shape and float((wanted[n] == made[n]).mean()) for n in names]
         shares += [1 - float(share) for share in alike]
     return math.fsum(shares) / max(len(shares), 1)

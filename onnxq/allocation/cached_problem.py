@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from onnxq.allocation.measure import Measuring
 from onnxq.allocation.problem import AllocationProblem, read_problem
 from onnxq.config import Config
-from onnxq.data import Feed, content
+from onnxq.data import Feed
 from onnxq.ir.model import Model
-from onnxq.ir.save import identity, write_text
-from onnxq.solve.checkpoint import Checkpoint, fingerprint
-from onnxq.version import VERSION
+from onnxq.ir.save import write_text
+from onnxq.solve.checkpoint import Checkpoint, fingerprint_of
 
 TABLE = "table.json"
 
@@ -45,7 +43,8 @@ def kept_problem(
     """
     if folder is None:
         return measure()
-    Checkpoint(folder, fingerprint(_identity(model, feeds, config, options)), resume=resume)
+    mark = fingerprint_of(model, _measured(config), feeds, dataclasses.asdict(options))
+    Checkpoint(folder, mark, resume=resume)
     path = folder / TABLE
     if path.exists():
         return read_problem(path)
@@ -54,11 +53,10 @@ def kept_problem(
     return found
 
 
-def _identity(model: Model, feeds: Sequence[Feed], config: Config, options: Measuring) -> Iterator[bytes]:
-    """Everything that tables depend on."""
-    yield from identity(model)
+def _measured(config: Config) -> Config:
+    """The configuration with what tables do not depend on as it is by default."""
     plain = Config()
-    measured = dataclasses.replace(
+    return dataclasses.replace(
         config,
         budget=(),
         samples=None,
@@ -72,7 +70,3 @@ def _identity(model: Model, feeds: Sequence[Feed], config: Config, options: Meas
         reconstruction=plain.reconstruction,
         para_normalise=plain.para_normalise,
     )
-    yield json.dumps(dataclasses.asdict(measured), sort_keys=True).encode()
-    yield json.dumps(dataclasses.asdict(options), sort_keys=True, default=str).encode()
-    yield from content(feeds)
-    yield VERSION.encode()

@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 
 from onnxq.allocation.problem import Agreement
 from onnxq.config import Config
-from onnxq.config.bit_widths import FLOAT, Candidate
+from onnxq.config.bit_widths import Candidate
 from onnxq.ir.activation_matmul import Product, find_products
+from onnxq.ir.disjoint_sets import DisjointSets
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.model import Model
-from onnxq.ir.reachability import TRANSPARENT, edge_layers
+from onnxq.ir.operators import Trait, operators_with
+from onnxq.ir.reachability import edge_layers
 from onnxq.ir.table import Table, find_tables
 
-SHARING = (*TRANSPARENT, "Slice", "Identity", "Dropout", "Concat", "Split")
+SHARING = operators_with(Trait.MOVES, Trait.PICKS, Trait.PARTS)
 """Operators whose inputs and outputs hold the same values, so that one grid serves all of them."""
-
 
 Part: TypeAlias = Layer | Table | Product
 
@@ -82,7 +83,7 @@ def make_choices(model: Model, candidates: Sequence[Candidate], config: Config) 
     tables, products = find_tables(model), find_products(model)
     first, last = edge_layers(model, layers)
     edges = tuple(layer.name for layer in layers if layer.name in first | last)
-    raised = tuple(_raised(c, config) for c in candidates)
+    raised = tuple(config.at_edge(c) for c in candidates)
     given = [
         [config.rules.least(layer.op, c) for c in (raised if layer.name in edges else candidates)] for layer in layers
     ]
@@ -105,11 +106,12 @@ def find_agreements(model: Model, layers: Sequence[Layer], tables: Sequence[Tabl
 
     A tensor that is read at two widths would be quantized twice, and a Concat needs one grid for its inputs.
     """
-    classes = _Classes()
+    classes, given = DisjointSets(), {i.name for i in model.inputs}
     for node in model.graph.nodes:
         if node.op in SHARING:
             data = node.inputs if node.op == "Concat" else node.inputs[:1]
-            for tensor in (*data, *node.outputs[1:]):
+            computed = [tensor for tensor in data if tensor.inputs or tensor.name in given]  # constants have no grid
+            for tensor in (*computed, *node.outputs[1:]):
                 classes.join(node.outputs[0].name, tensor.name)
     by_weight: dict[tuple[type, str], list[str]] = {}
     by_input: dict[str, list[str]] = {}
@@ -121,27 +123,3 @@ def find_agreements(model: Model, layers: Sequence[Layer], tables: Sequence[Tabl
     shared = [Agreement(tuple(names), weights=True) for names in by_weight.values() if len(names) > 1]
     read = [Agreement(tuple(names), weights=False) for names in by_input.values() if len(names) > 1]
     return (*shared, *read)
-
-
-def _raised(candidate: Candidate, config: Config) -> Candidate:
-    """A candidate as a first or last layer takes it."""
-    if config.edge_bits == "same" or candidate == FLOAT:
-        return candidate
-    return Candidate(max(candidate.weights, config.edge_bits), max(candidate.activations, config.edge_bits))
-
-
-class _Classes:
-    """Names sorted into classes by pairs that belong together."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def of(self, name: str) -> str:
-        """The name that stands for a class."""
-        while self._parent.get(name, name) != name:
-            name = self._parent[name]
-        return name
-
-    def join(self, a: str, b: str) -> None:
-        """Put two names into one class."""
-        self._parent[self.of(b)] = self.of(a)

@@ -19,7 +19,7 @@ from onnxq.calibration.hold_out import HOLD_OUT, HoldOut
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
 from onnxq.config.budget import Budget, parse_budgets
-from onnxq.data import Feed, samples_in, set_apart
+from onnxq.data import Feed, first_feeds, samples_in, set_apart
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
@@ -29,7 +29,7 @@ from onnxq.preprocess.cross_layer_equalization import RANGE_SAMPLES
 from onnxq.preprocess.smoothquant import MIGRATED, migrate_ranges
 from onnxq.progress import Listener
 from onnxq.runtime.session import Session
-from onnxq.validation.rewrites import Rewrite, first_samples, rewritten
+from onnxq.validation.rewrites import Rewrite, rewritten
 
 FEWEST_HELD = 4
 """Samples held out from fitting below which a loss is measured on all."""
@@ -73,7 +73,7 @@ def tables_for(
     """The tables of a prepared model at the configuration's candidates."""
     candidates = parse_candidates(config.candidates)
     fitted, _ = set_apart(feeds, config.table_samples, whole=has_fixed_batch(model.inputs))
-    few = first_samples(fitted, RANGE_SAMPLES)  # not those that judge
+    few = first_feeds(fitted, RANGE_SAMPLES)  # not those that judge
     groups = alike(candidates) if options.method == "full" else [list(candidates)]
     ready = [(equalize_for(model, choice_for_all(model, g, config), few, config), g) for g in groups]
     return tabulate(model, ready, feeds, config, options, float_bytes=float_bytes, progress=progress, name=name)
@@ -99,7 +99,7 @@ def choose(model: Model, problem: AllocationProblem, feeds: Sequence[Feed], conf
         return allocate_timed(model, problem, budgets, config, one_run(feeds[0], model))
 
     def model_for(found: BitAllocation) -> Model:
-        few = first_samples(feeds, RANGE_SAMPLES)
+        few = first_feeds(feeds, RANGE_SAMPLES)
         return migrate_ranges(model, make_plan(model, config, found.choice), few) if config.equalise else model
 
     found = allocate(problem, budgets)

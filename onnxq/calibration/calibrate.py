@@ -8,7 +8,6 @@ beyond a limit. At each stage the rows that its layers' solvers need are drawn, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -161,7 +160,7 @@ class Calibration:
             return Observation(rows={}, histograms={})
         outputs = list(dict.fromkeys([*stage.makes, *(layer.output for layer in stage.layers), *extra]))
         gathering = Gathering(stage, extra, self._sampling)
-        session = _Lazily(partial(self._session, stage, outputs))
+        started: list[Session] = []
         keep = False
         ahead: Arrays = {}
 
@@ -169,7 +168,9 @@ class Calibration:
             exact = self._float.at(batch)
             seen = exact if self._quantized is self._float else self._quantized.at(batch)
             feed = stage_feed(stage, exact, {})
-            return exact, seen, session.fed(feed).run(feed, outputs)
+            if not started:  # its model takes the element types of the first feed
+                started.append(self._session(stage, outputs, feed))
+            return exact, seen, started[0].run(feed, outputs)
 
         for batch, (exact, seen, made) in enumerate(one_ahead(run, self.batches)):
             gathering.take(batch, exact, seen, made)
@@ -181,8 +182,8 @@ class Calibration:
             progress(1)
         if keep:
             self._float.move(stage, ahead, self.batches)
-        elif session.started is not None:
-            self._float.follow(Step(stage, session.started, {}))
+        elif started:
+            self._float.follow(Step(stage, started[0], {}))
         found = gathering.finished()
         give_back_freed_memory()
         return found
@@ -204,11 +205,13 @@ class Calibration:
         """
         found: dict[str, ChannelMoments] = {}
         wanted = tuple(dict.fromkeys(layer.output for layer in stage.layers))
-        session = _Lazily(partial(self._session, stage, wanted, constants=constants))
+        started: list[Session] = []
 
         def run(batch: int) -> Arrays:
             feed = stage_feed(stage, self._quantized.at(batch), inputs)
-            return session.fed(feed).run(feed, wanted)
+            if not started:
+                started.append(self._session(stage, wanted, feed, constants))
+            return started[0].run(feed, wanted)
 
         for batch, made in enumerate(one_ahead(run, self.batches)):
             for layer in stage.layers:
@@ -306,19 +309,6 @@ class Calibration:
         types = {name: kind_of(value) for name, value in feed.items()}
         part = stage_model(self._model, stage, list(outputs), types, constants, quantizers)
         return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
-
-
-class _Lazily:
-    """A session that starts with the first feed, whose element types its model takes."""
-
-    def __init__(self, start: Callable[[Arrays], Session]) -> None:
-        self._start = start
-        self.started: Session | None = None
-
-    def fed(self, feed: Arrays) -> Session:
-        """The session."""
-        self.started = self.started or self._start(feed)
-        return self.started
 
 
 def _tidy(batch: int) -> None:

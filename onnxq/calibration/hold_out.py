@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,11 @@ FEW = 32
 
 FOR_STARTS = 4
 """Every fourth sample is kept back while a layer's start is chosen where none is kept back for good."""
+
+
+def kept_back(index: NDArray[np.integer[Any]], every: int = HOLD_OUT) -> NDArray[np.bool_]:
+    """Which of some samples or rows, by their index, are kept back where one of so many is: the last of each."""
+    return np.asarray(index % every == every - 1)
 
 
 class KeepBack(Enum):
@@ -59,4 +65,4 @@ class HoldOut:
         if self.units < FOR_STARTS:
             return np.asarray(unit != self.units - 1)
         every = HOLD_OUT if self.purpose is KeepBack.FOR_GOOD else FOR_STARTS
-        return np.asarray(unit % every != every - 1)
+        return ~kept_back(unit, every)

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.calibration.hold_out import kept_back
 from onnxq.ir.layer import Layer
 
 Array = NDArray[np.float32]
-
-HOLD_OUT = 8
-"""Every eighth row is kept back where no sample is."""
 
 FEWEST_ROWS, MOST_ROWS = 16_384, 65_536
 """Rows drawn for a layer at least and at most, memory permitting."""
@@ -79,7 +77,7 @@ def join(parts: list[Rows]) -> Rows:
     """
     train = np.concatenate([p.train for p in parts])
     if train.all() or not train.any():
-        train = np.arange(len(train)) % HOLD_OUT != HOLD_OUT - 1
+        train = ~kept_back(np.arange(len(train)))  # of rows where it cannot be of samples
     masks = np.split(train, np.cumsum([len(p.train) for p in parts])[:-1])
     units = np.concatenate([p.units for p in parts])
     x, y = [p.x for p in parts], [p.y for p in parts]

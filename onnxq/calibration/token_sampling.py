@@ -9,7 +9,9 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxq.calibration.padding import Mask, read_mask, real_positions
-from onnxq.ir.external_weights import Outline
+from onnxq.ir.model import Model
+from onnxq.ir.save import to_outline
+from onnxq.ir.tensor import has_fixed_batch
 from onnxq.runtime.session import Arrays, Session
 
 Array = NDArray[np.float32]
@@ -25,26 +27,27 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def rows_of_tensors(
-    model: Outline, axes: Mapping[str, int], feeds: Sequence[Feed], mask: str | None, count: int
+    model: Model, axes: Mapping[str, int], feeds: Sequence[Feed], mask: str | None, count: int
 ) -> dict[str, Array]:
     """Rows of tensors at spread positions, as many from each sample, (rows, channels) by name.
 
     Args:
-        model: its outputs change.
+        model: whose tensors they are.
         axes: which axis of the tensors wanted counts their channels, by name.
         feeds: samples.
         mask: name of the input that is 0 for padding, which is left out.
         count: rows of each tensor at most.
     """
-    graph = model.proto.graph
+    outline = to_outline(model)
+    graph = outline.proto.graph
     given = {i.name for i in graph.input}
     made_inside = [name for name in axes if name not in given]
     del graph.output[:]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in made_inside)
-    session = Session(model, "the model up to its layers' inputs") if made_inside else None
+    session = Session(outline, "the model up to its layers' inputs") if made_inside else None
     samples = sum(max(_length(feed), 1) for feed in feeds)
     gathered: dict[str, list[Array]] = {name: [] for name in axes}
-    for feed, made in _run(feeds, session, _any_batch(graph)):
+    for feed, made in _run(feeds, session, not has_fixed_batch(model.inputs)):
         real, share = read_mask(feed, mask), count * max(_length(feed), 1) / samples
         for name, axis in axes.items():
             values = np.asarray(feed[name] if name in feed else made[name], np.float32)
@@ -82,10 +85,3 @@ def _length(feed: Feed) -> int:
     """Samples along the first axis of all arrays; 0 where these differ."""
     lengths = {len(a) if np.ndim(a) else 0 for a in feed.values()}
     return lengths.pop() if len(lengths) == 1 else 0
-
-
-def _any_batch(graph: onnx.GraphProto) -> bool:
-    """Whether the model leaves the number of samples open."""
-    given = {t.name for t in graph.initializer}
-    dims = [i.type.tensor_type.shape.dim for i in graph.input if i.name not in given]
-    return all(len(d) > 0 and not d[0].HasField("dim_value") for d in dims)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from onnxq.config.bit_widths import Candidate, parse_candidates
+from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
 from onnxq.config.budget import parse_budgets
 from onnxq.config.optimization import RECONSTRUCTION, Refinement, Tuning
 from onnxq.config.targets import Target, read_target
@@ -83,7 +83,7 @@ class Config:
             32 to leave them in float; with ``activations`` of 16 and 32 they stay in float too.
         embeddings: bits of tables that rows are looked up in, 4, 8, or 32 to leave them in float; ``same``
             takes 4 or 8, as many as the weights need and the target has, and float for 16. Tables of few rows get
-            ``edge_bits``.
+            8 at least, unless ``edge_bits`` is ``same``.
         block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
             output channel; None, in Python alone, for one scale a channel.
         exclude: layers, tables and products to leave in float, by name or by a pattern of the shell such as
@@ -139,6 +139,11 @@ class Config:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @property
+    def bits(self) -> Candidate:
+        """Bits of the layers between the first and the last ones."""
+        return Candidate(self.weights, self.activations)
+
+    @property
     def refines(self) -> bool:
         """Whether layers are refined by gradient."""
         return self.preset == "advanced" and (not self.tune if self.refine is None else self.refine)
@@ -156,7 +161,7 @@ class Config:
     @model_validator(mode="after")
     def _within_target(self) -> Config:
         candidates = parse_candidates(self.candidates) if self.candidates else ()
-        self.rules.require(candidates or (Candidate(self.weights, self.activations),))
+        self.rules.require(candidates or (self.bits,))
         if self.embeddings != "same":
             self.rules.require_table_bits(self.embeddings)
         return self
@@ -204,18 +209,13 @@ class Config:
     @property
     def opset(self) -> int:
         """The lowest operator set that has the types asked for."""
-        return self.opset_of(Candidate(bits, self.activations) for bits in (self.weights, self.edge_weights))
+        return self.opset_of((self.bits, self.at_edge(self.bits)))
 
     def blocked(self, weights: int, activations: int) -> bool:
         """Whether a matrix of these bits has a scale for each block of inputs."""
         return self.block is not None and weights <= 4 and activations == FLOAT_BITS
 
-    @property
-    def table_bits(self) -> int:
-        """Bits of tables."""
-        return self.table_bits_beside(self.weights)
-
-    def table_bits_beside(self, weights: int) -> int:
+    def table_bits(self, weights: int) -> int:
         """Bits of tables in a model whose weights have so many."""
         if self.embeddings != "same":
             return self.embeddings
@@ -226,10 +226,11 @@ class Config:
         """Whether products of two activations are quantized in a model whose activations have so many bits."""
         return max(self.attention, activations) <= 8
 
-    @property
-    def edge_weights(self) -> int:
-        """Bits of the weights of first and last layers."""
-        return self.weights if self.edge_bits == "same" else max(self.weights, self.edge_bits)
+    def at_edge(self, bits: Candidate) -> Candidate:
+        """What first and last layers take where the others take some bits."""
+        if self.edge_bits == "same" or bits == FLOAT:
+            return bits
+        return Candidate(max(bits.weights, self.edge_bits), max(bits.activations, self.edge_bits))
 
 
 def make_config(values: Mapping[str, Any]) -> Config:

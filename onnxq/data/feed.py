@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
-from onnxq.ir.tensor import TensorInfo
+from onnxq.ir.tensor import TensorInfo, fixed_batches
 
 Feed: TypeAlias = Mapping[str, NDArray[Any]]
 """One batch: one array per model input, first axis samples."""
@@ -47,8 +47,8 @@ class Signature:
     @property
     def fixed_batch(self) -> int | None:
         """Number of samples that the model insists on, or ``None`` where it takes any number."""
-        fixed = self._fixed_first_axes()
-        return fixed.pop() if len(fixed) == 1 and self.has_sample_axis else None
+        fixed = fixed_batches(self.inputs)
+        return fixed[0] if len(fixed) == 1 and self.has_sample_axis else None
 
     @property
     def has_sample_axis(self) -> bool:
@@ -59,7 +59,7 @@ class Signature:
         network has its layers first and the samples behind them. Nor can it where the samples have shown it
         (:meth:`settled`).
         """
-        if self.whole or any(info.shape == () for info in self.inputs) or len(self._fixed_first_axes()) > 1:
+        if self.whole or any(info.shape == () for info in self.inputs) or len(fixed_batches(self.inputs)) > 1:
             return False
         shapes = [info.shape for info in self.inputs if info.shape]
         elsewhere = any(shape[0] not in (None, 1) and None in shape for shape in shapes)
@@ -93,9 +93,6 @@ class Signature:
                 "give one array per input, by name"
             )
         return self.inputs[0]
-
-    def _fixed_first_axes(self) -> set[int]:
-        return {info.shape[0] for info in self.inputs if info.shape and info.shape[0] is not None}
 
 
 class Source(Protocol):

@@ -18,9 +18,16 @@ def content(feeds: Iterable[Feed]) -> Iterator[bytes]:
             yield array.tobytes()
 
 
-def first_feeds(feeds: Sequence[Feed], count: int) -> Sequence[Feed]:
-    """The feeds that hold the first samples, uncut; one at least."""
-    return feeds[: max(1, -(-count // max(samples_in(feeds[0]), 1)))]
+def first_feeds(feeds: Iterable[Feed], count: int) -> list[Feed]:
+    """The first feeds that hold so many samples, uncut; at least one where there is one."""
+    found: list[Feed] = []
+    left = count
+    for feed in feeds:
+        if left <= 0 and found:
+            break
+        found.append(feed)
+        left -= samples_in(feed)
+    return found
 
 
 def set_apart(feeds: Sequence[Feed], count: int, *, whole: bool) -> tuple[Iterator[Feed], list[Feed]]:

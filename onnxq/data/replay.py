@@ -10,7 +10,7 @@ from typing import Any
 from onnxq.config import Config
 from onnxq.data import Data, Feed, count_samples, samples_in
 from onnxq.ir.model import Model
-from onnxq.ir.tensor import TensorInfo
+from onnxq.ir.tensor import TensorInfo, fixed_batches
 from onnxq.progress import Listener, Progress
 from onnxq.runtime.spool import Spool
 
@@ -27,7 +27,7 @@ COPIES = 24
 def batch_within(model: Model, limit: int) -> int:
     """Samples that are run together within so many bytes: fewer than :func:`batch_size` where these are large."""
     usual = batch_size(model.inputs)
-    if any(i.shape and i.shape[0] is not None for i in model.inputs):
+    if fixed_batches(model.inputs):
         return usual
     return max(1, min(usual, limit // (COPIES * max(model.largest_tensor, 1))))
 
@@ -37,9 +37,7 @@ def batch_size(inputs: tuple[TensorInfo, ...]) -> int:
 
     It depends on the model alone, so that results do not depend on how the samples arrive.
     """
-    leading = [i.shape[0] for i in inputs if i.shape]
-    fixed = [size for size in leading if size is not None]
-    if fixed:
+    if fixed := fixed_batches(inputs):
         return fixed[0]
     elements = sum(math.prod(d or 64 for d in (i.shape or (1, 64))[1:]) for i in inputs)
     return max(1, min(LARGEST_BATCH, BATCH_ELEMENTS // max(elements, 1)))

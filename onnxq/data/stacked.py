@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from onnxq.data.feed import Piece, Signature
+from onnxq.ir.tensor import fixed_batches
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -60,8 +61,7 @@ def _in_a_row(shapes: Shapes, signature: Signature) -> int | None:
         if shape[0] % first:
             return None
         counts.add(int(shape[0]) // first)
-    fixed = any(info.shape and info.shape[0] is not None for info in signature.inputs)
-    return counts.pop() if len(counts) == 1 and fixed else None
+    return counts.pop() if len(counts) == 1 and fixed_batches(signature.inputs) else None
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int | None]) -> bool:

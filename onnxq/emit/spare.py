@@ -12,24 +12,10 @@ from collections.abc import Callable
 
 import onnx
 
+from onnxq.ir.operators import STANDARD, Trait, operators_with
 from onnxq.ir.topological_sort import reads
 
-MOVERS = (
-    "DepthToSpace",
-    "Dropout",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "MaxPool",
-    "Reshape",
-    "Slice",
-    "SpaceToDepth",
-    "Squeeze",
-    "Tile",
-    "Transpose",
-    "Unsqueeze",
-)
+MOVERS = operators_with(Trait.MOVES, Trait.PICKS)
 """Operators that make their first output of values of their first input."""
 
 
@@ -69,7 +55,7 @@ def _movers_behind_output(tensor: str, final: set[str], maker: dict[str, onnx.No
     chain: list[onnx.NodeProto] = []
     while tensor not in final:
         node = maker.get(tensor)
-        if node is None or node.op_type not in MOVERS or node.domain not in ("", "ai.onnx") or node.output[0] != tensor:
+        if node is None or node.op_type not in MOVERS or node.domain not in STANDARD or node.output[0] != tensor:
             return []
         chain.append(node)
         tensor = node.input[0]

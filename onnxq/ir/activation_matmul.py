@@ -8,6 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.model import Model
+from onnxq.ir.operators import STANDARD, Trait, operators_with
+
+DRAWING = operators_with(Trait.DRAWS)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def is_product(node: gs.Node) -> bool:
     """Whether a node multiplies two tensors of which neither is a constant, in single precision."""
     return (
         node.op == "MatMul"
-        and node.domain in (None, "", "ai.onnx")
+        and node.domain in STANDARD
         and all(isinstance(t, gs.Variable) for t in node.inputs)
         and all(t.dtype in (None, np.float32) for t in node.inputs)
     )
@@ -53,7 +56,7 @@ def _live(model: Model) -> set[int]:
     """Tensors that depend on an input of the network, by identity; others are the same in every run."""
     live = {id(t) for t in model.graph.inputs if isinstance(t, gs.Variable)}
     for node in model.graph.nodes:
-        drawn = node.op.startswith("Random")
+        drawn = node.op in DRAWING and node.domain in STANDARD
         if drawn or list(node.subgraphs()) or any(id(t) in live for t in node.inputs):
             live.update(id(t) for t in node.outputs)
     return live

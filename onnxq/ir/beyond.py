@@ -12,24 +12,13 @@ from collections.abc import Iterator
 import onnx
 from onnx import defs
 
+from onnxq.ir.operators import Trait, operators_with
 from onnxq.ir.topological_sort import subgraphs
 
 HIDDEN = "onnxq.beyond"
 """Domain of the operators while they are hidden."""
 
-RUNTIME = (
-    "Affine",
-    "Crop",
-    "DynamicSlice",
-    "GRUUnit",
-    "GivenTensorFill",
-    "ImageScaler",
-    "LayerNormalization",
-    "ParametricSoftplus",
-    "Scale",
-    "ScaledTanh",
-    "SimplifiedLayerNormalization",
-)
+RUNTIME = operators_with(Trait.BEYOND)
 """Operators that onnxruntime has in the standard domain, at any version of it."""
 
 

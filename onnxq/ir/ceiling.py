@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from onnxq.ir.model import Model
+from onnxq.ir.operators import STANDARD, Trait, operators_with
 
-COPYING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout")
+COPYING = operators_with(Trait.MOVES, Trait.PICKS)
 """Operators whose first output holds values of their first input and no others."""
 
 
@@ -24,7 +25,7 @@ def find_ceilings(model: Model) -> dict[str, float]:
     found = dict(model.raised)
     fed = {t.name for t in model.graph.inputs}
     for node in model.graph.nodes:
-        if node.domain not in (None, "", "ai.onnx") or not node.outputs:
+        if node.domain not in STANDARD or not node.outputs:
             continue
         ceiling = math.inf
         if node.op == "Clip" and len(node.inputs) > 2 and node.inputs[2].name not in fed:

@@ -10,23 +10,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.model import Model, Remark
+from onnxq.ir.operators import STANDARD, Trait, operators_with
 
-LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-STANDARD = (None, "", "ai.onnx")
-FUSED_ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention")
-QUANTIZED_OPS = (
-    "QLinearConv",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
-    "QGemm",
-    "MatMulNBits",
-    "DynamicQuantizeMatMul",
-    "DynamicQuantizeLSTM",
-    "MatMulIntegerToFloat",
-    "QAttention",
-)
+LAYER_OPS = operators_with(Trait.LAYER)
+FUSED_ATTENTION = operators_with(Trait.ATTENTION)
+QUANTIZED_OPS = operators_with(Trait.QUANTIZED)
 """Operators of the standard and of onnxruntime that compute on quantized numbers."""
+
+REARRANGING = operators_with(Trait.REARRANGES)
 
 INFINITY = math.inf
 
@@ -38,7 +29,6 @@ class Window:
     Attributes:
         kernel, strides, dilations: sizes in elements.
         pads_begin: rows of zeros added (Conv) or cut off (ConvTranspose) before the first element.
-        pads_end: the same behind the last element.
         groups: channel groups.
     """
 
@@ -46,7 +36,6 @@ class Window:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads_begin: tuple[int, ...]
-    pads_end: tuple[int, ...]
     groups: int
 
 
@@ -182,14 +171,7 @@ def _obstacle(node: gs.Node, overridable: set[str]) -> str | None:
 
 def _is_dequantized(tensor: gs.Tensor) -> bool:
     """Whether a tensor holds what a DequantizeLinear makes of a constant, moved perhaps."""
-    while tensor.inputs and tensor.inputs[0].op in (
-        "Transpose",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Identity",
-    ):
+    while tensor.inputs and tensor.inputs[0].op in REARRANGING:
         tensor = tensor.inputs[0].inputs[0]
     maker = tensor.inputs[0] if tensor.inputs else None
     return maker is not None and maker.op == "DequantizeLinear"
@@ -242,7 +224,6 @@ def _window(node: gs.Node) -> Window:
         strides=read("strides", ones),
         dilations=read("dilations", ones),
         pads_begin=pads[: len(kernel)],
-        pads_end=pads[len(kernel) :],
         groups=int(node.attrs.get("group", 1)),
     )
 

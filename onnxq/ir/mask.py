@@ -13,13 +13,14 @@ import onnx_graphsurgeon as gs
 
 from onnxq.ir.activation_matmul import is_product
 from onnxq.ir.model import Model
+from onnxq.ir.operators import Trait, operators_with
 
 USUAL_NAME = "attention_mask"
 KINDS = "biuf"
 """Kinds of numpy element types that a mask may have: truth values, integers, floats."""
-ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Where", "Cast", "Identity", "Clip")
+ELEMENTWISE = operators_with(Trait.ELEMENTWISE)
 """Nodes between a product and the Softmax of its scores."""
-STOPS = ("MatMul", "Gemm", "Conv", "Shape", "Size", "LayerNormalization", "Softmax")
+STOPS = operators_with(Trait.LAYER, Trait.SIZES, Trait.NORMALIZES)
 """Nodes past which a tensor's values are no mask any more."""
 
 

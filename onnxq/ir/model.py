@@ -51,23 +51,6 @@ class Header:
 
 
 @dataclass(frozen=True)
-class FoldedBatchNorm:
-    """A BatchNorm that was folded into the layer before it: what para-normalization rebuilds.
-
-    Attributes:
-        layer: name of the node that took it in.
-        gamma: scale, (C,), float32; its magnitude is the standard deviation of the layer's float output.
-        beta: shift, (C,), float32; also the mean of the layer's float output.
-        epsilon: added to the variance.
-    """
-
-    layer: str
-    gamma: NDArray[np.float32]
-    beta: NDArray[np.float32]
-    epsilon: float
-
-
-@dataclass(frozen=True)
 class Remark:
     """Something that was left as it is, and the reason in one sentence.
 
@@ -87,7 +70,6 @@ class Model:
     Attributes:
         graph: its nodes and tensors.
         header: what the file says besides.
-        folded: BatchNorms that layers took in.
         remarks: what was left alone, and why.
         in_float: names of nodes that are not quantized, whatever they are, with the reason.
         raised: tensors whose channels were multiplied together with their upper ends, each by 1 at least, and the end
@@ -96,7 +78,6 @@ class Model:
 
     graph: gs.Graph
     header: Header
-    folded: tuple[FoldedBatchNorm, ...] = ()
     remarks: tuple[Remark, ...] = ()
     in_float: Mapping[str, str] = field(default_factory=dict)
     raised: Mapping[str, float] = field(default_factory=dict)

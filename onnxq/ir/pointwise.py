@@ -8,16 +8,11 @@ from heapq import heapify, heappop, heappush
 
 import onnx_graphsurgeon as gs
 
-from onnxq.ir.layer import LAYER_OPS, STANDARD
+from onnxq.ir.layer import LAYER_OPS
 from onnxq.ir.model import Model
+from onnxq.ir.operators import STANDARD, Trait, operators_with
 
-# fmt: off
-POINTWISE = (
-    "Abs", "Add", "Celu", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu",
-    "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt",
-    "Sub", "Swish", "Tanh", "ThresholdedRelu",
-)
-# fmt: on
+POINTWISE = operators_with(Trait.POINTWISE)
 """Operators that compute each element of their result from the same element of their operands."""
 
 

@@ -6,15 +6,16 @@ from collections.abc import Container, Sequence
 
 from onnxq.ir.layer import LAYER_OPS, Layer
 from onnxq.ir.model import Model
+from onnxq.ir.operators import Trait, operators_with
 from onnxq.ir.reads import reads
 
-TRANSPARENT = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
-"""Operators that only move values or pick the largest: quantizing before them or behind them is the same."""
+TRANSPARENT = operators_with(Trait.REARRANGES, Trait.PICKS)
+"""Operators before and behind which quantizing is the same."""
 
-MOVING = (*TRANSPARENT, "Slice", "Identity", "Cast", "Dropout")
+PASSED = operators_with(Trait.PASSED)
 """Operators past which onnxruntime moves a DequantizeLinear, or which it takes out."""
 
-CARRYING = (*MOVING, "Relu", "Clip", "Min", "Pad", "Concat", "Split")
+CARRYING = operators_with(Trait.MOVES, Trait.PICKS, Trait.PARTS, Trait.CONVERTS, Trait.LIMITS, Trait.PADS)
 """Operators whose outputs hold values of their inputs as they are, beside limits and constants."""
 
 
@@ -47,7 +48,7 @@ def reaches(model: Model, tensor: str, wanted: Container[int]) -> bool:
         for node in open_ones.pop().outputs:
             if id(node) in wanted:
                 return True
-            if node.op in MOVING:
+            if node.op in PASSED:
                 open_ones += [t for t in node.outputs if t.name not in known]
                 known.update(t.name for t in node.outputs)
     return False
@@ -58,7 +59,7 @@ def moved_into_subgraph(model: Model, tensor: str) -> bool:
     inner = model.read_inside
     open_ones = [model.tensors[tensor]] if inner else []
     while open_ones:
-        made = [t for node in open_ones.pop().outputs if node.op in MOVING for t in node.outputs]
+        made = [t for node in open_ones.pop().outputs if node.op in PASSED for t in node.outputs]
         if any(t.name in inner for t in made):
             return True
         open_ones += made

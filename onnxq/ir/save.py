@@ -15,6 +15,7 @@ from onnxq.ir.external_weights import Outline, outline_of
 from onnxq.ir.header import write_header
 from onnxq.ir.model import Model
 from onnxq.ir.size import fits_one_message, large_weights, without_large_weights
+from onnxq.ir.whole_file import replaced_whole
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
@@ -101,15 +102,11 @@ def behind_links(path: Path) -> Path:
 def _drafted(path: Path) -> Iterator[Path]:
     """A place beside a path to write a draft, which takes the path's name when the block ends well."""
     check_writable(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        try:
+    try:
+        with replaced_whole(path) as draft:
             yield draft
-            os.replace(draft, path)
-        except OSError as error:
-            raise OutputError(
-                f"output {path} could not be written: {error.strerror}; nothing was left behind."
-            ) from error
+    except OSError as error:
+        raise OutputError(f"output {path} could not be written: {error.strerror}; nothing was left behind.") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -15,52 +15,32 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.constant import is_plain
-from onnxq.ir.layer import LAYER_OPS, STANDARD
+from onnxq.ir.layer import LAYER_OPS
 from onnxq.ir.model import Model
+from onnxq.ir.operators import STANDARD, Trait, operators_with
 
 FIRM = 1e-3
 """A positive constant from which on it keeps a sum from being small; a smaller one only keeps it from being 0."""
 
-ROOTS = ("Sqrt", "Acos", "Asin", "Acosh", "Atanh")
+ROOTS = operators_with(Trait.LIMITED)
 """Operators without a value beyond a limit, which rounding may overstep."""
 
-APART = ("Exp", "Sigmoid", "Softmax", "Softplus", "LogSoftmax", "HardSwish", "Shape", "Size", "ArgMax", "ArgMin")
+APART = operators_with(Trait.STOPS_ZERO)
 """Operators behind which nothing that rounding does to their argument makes a zero."""
 
-REDUCING = (
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSum",
-    "ReduceSumSquare",
-    "GlobalAveragePool",
-    "AveragePool",
-    "CumSum",
-)
+REDUCING = operators_with(Trait.REDUCES, Trait.AVERAGES)
 """Operators that take many numbers together."""
 
-# fmt: off
-CARRIERS = frozenset((
-    *REDUCING, "Abs", "Add", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "DepthToSpace", "Div", "Dropout",
-    "Einsum", "Elu", "Erf", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "GlobalMaxPool",
-    "HardSigmoid", "Identity", "LeakyRelu", "Log", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad", "Pow",
-    "Reciprocal", "Relu", "Reshape", "Resize", "Round", "Sign", "Slice", "SpaceToDepth", "Split", "Sqrt", "Squeeze",
-    "Sub", "Tanh", "Tile", "TopK", "Transpose", "Unsqueeze", "Where",
-))
-# fmt: on
+HANDING_ON = REDUCING | operators_with(Trait.MOVES, Trait.PICKS, Trait.PARTS, Trait.CONVERTS)
+"""Those, and operators that hand numbers on."""
+
+CARRIERS = HANDING_ON | operators_with(Trait.STAYS_SMALL, Trait.LIMITS, Trait.PADS, Trait.AFFINE)
 """Operators that make a small number of small numbers, or hand numbers on."""
 
-SIGNLESS = ("Relu", "Abs", "ReduceL1", "ReduceL2", "ReduceSumSquare", "Sqrt", "Exp", "Sigmoid", "Softmax", "Softplus")
+SIGNLESS = operators_with(Trait.NOT_NEGATIVE)
 """Operators whose results are not negative."""
 
-HANDING_ON = frozenset((
-    "AveragePool", "Cast", "Concat", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "GlobalMaxPool",
-    "Identity", "Max", "MaxPool", "Mul", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape",
-    "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Add", "Div", "MatMul", "Min",
-))  # fmt: skip
+KEEPING_SIGN = HANDING_ON | operators_with(Trait.KEEPS_SIGN)
 """Operators whose results are not negative where none of their operands is."""
 
 
@@ -156,7 +136,7 @@ class _Walk:
         if not self._zero and not_negative(node.outputs[0]):
             return []
         guard = _least(node) if self._zero else 0.0
-        if guard >= FIRM or ((safe or guard > 0) and node.op in (*REDUCING, "Einsum")):
+        if guard >= FIRM or ((safe or guard > 0) and (node.op in REDUCING or node.op == "Einsum")):
             return []
         operands = node.inputs[1:] if node.op == "Where" else node.inputs
         return [(t, safe or guard > 0) for t in operands if t.dtype is None or np.dtype(t.dtype).kind == "f"]
@@ -191,7 +171,7 @@ def not_negative(tensor: gs.Tensor, depth: int = 24) -> bool:
     if node.op == "Max":
         return any(not_negative(t, depth - 1) for t in node.inputs)
     operands = [t for t in node.inputs if t.dtype is None or np.dtype(t.dtype).kind == "f"]
-    return node.op in HANDING_ON and bool(operands) and all(not_negative(t, depth - 1) for t in operands)
+    return node.op in KEEPING_SIGN and bool(operands) and all(not_negative(t, depth - 1) for t in operands)
 
 
 def _is_square(node: gs.Node) -> bool:

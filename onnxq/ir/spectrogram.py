@@ -11,18 +11,23 @@ import onnx_graphsurgeon as gs
 
 from onnxq.ir.layer import LAYER_OPS
 from onnxq.ir.model import Model
-from onnxq.ir.reachability import MOVING
+from onnxq.ir.operators import Trait, operators_with
 
 REASON = "part of a spectrogram: the logarithm behind it tells values apart that no grid does, left in float"
 
-ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Abs", "Neg", "Max", "Clip", "Cos", "Sin", "STFT", "DFT")
-REDUCING = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceMean", "ReduceMax", "ReduceMin")
-SHAPING = (*MOVING, "Pad", "Concat", "Split", "Expand", "Where", "Tile")
-GATHERING = ("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND")
-SIZES = ("Shape", "Size", "Range", "ConstantOfShape", "EyeLike")
+SIZES = operators_with(Trait.SIZES)
 """What depends on no value of the input, only on how long it is."""
 
-WITHIN = frozenset((*LAYER_OPS, *ARITHMETIC, *REDUCING, *SHAPING, *GATHERING))
+WITHIN = operators_with(
+    Trait.LAYER,
+    Trait.SPECTRAL,
+    Trait.REDUCES,
+    Trait.MOVES,
+    Trait.PICKS,
+    Trait.PARTS,
+    Trait.CONVERTS,
+    Trait.PADS,
+)
 """What a power spectrum is made with; a ReLU and its like make a network of what stands before a logarithm."""
 
 

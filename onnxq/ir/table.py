@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.model import Model
+from onnxq.ir.operators import STANDARD
 
 LEAST_WIDTH = 16
 """Columns of the narrowest table worth quantizing: a row's scale takes the space of four 8-bit entries."""
@@ -51,7 +52,7 @@ def find_tables(model: Model) -> tuple[Table, ...]:
 
 
 def _looks_up_rows(node: gs.Node, overridable: set[str]) -> bool:
-    if node.op != "Gather" or node.domain not in (None, "", "ai.onnx") or node.attrs.get("axis", 0) not in (0, -2):
+    if node.op != "Gather" or node.domain not in STANDARD or node.attrs.get("axis", 0) not in (0, -2):
         return False
     table, indices = node.inputs
     return (

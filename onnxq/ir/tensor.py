@@ -29,6 +29,12 @@ class TensorInfo:
         return f"{self.name} {self.dtype.name} {axes}"
 
 
+def fixed_batches(inputs: Iterable[TensorInfo]) -> tuple[int, ...]:
+    """The sizes that inputs fix their first axes at, each once, in their order."""
+    return tuple(dict.fromkeys(i.shape[0] for i in inputs if i.shape and i.shape[0] is not None))
+
+
 def has_fixed_batch(inputs: Iterable[TensorInfo]) -> bool:
     """Whether an input has a batch size of its own, or none that is known, which nodes may rely on."""
-    return any(not i.shape or i.shape[0] is not None for i in inputs)
+    inputs = tuple(inputs)
+    return bool(fixed_batches(inputs)) or not all(i.shape for i in inputs)

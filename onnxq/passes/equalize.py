@@ -26,26 +26,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxq.ir.disjoint_sets import DisjointSets
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, stored_weight, weight_matrix
 from onnxq.ir.model import Model
+from onnxq.ir.operators import Trait, operators_with
 from onnxq.passes.graph_editor import Draft, op_of
 
-HOMOGENEOUS = (
-    "Relu",
-    "LeakyRelu",
-    "MaxPool",
-    "AveragePool",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "ReduceMean",
-    "Resize",
-    "Clip",
-    "Add",
-    "Mul",
-)
-
-ONE_SIGNED = ("Relu", "LeakyRelu", "MaxPool", "GlobalMaxPool", "Clip")
+HOMOGENEOUS = operators_with(Trait.HOMOGENEOUS)
+ONE_SIGNED = operators_with(Trait.ONE_SIGNED)
 """Those of them that do something else to a negative multiple."""
 
 
@@ -86,26 +75,20 @@ class _Draft:
 def find_groups(model: Model, layers: Sequence[Layer]) -> tuple[Group, ...]:
     """The groups of tensors that can be equalized; makers and readers are convolutions and Gemm."""
     known = {layer.name: layer for layer in layers if layer.op != "MatMul"}
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
+    classes = DisjointSets()
     draft = Draft(model)
     for node in draft.nodes:
         if _joins(draft, node):
             for tensor in (*_operands(node), node.outputs[0]):
-                parent[root(tensor.name)] = root(node.outputs[0].name)
+                classes.join(node.outputs[0].name, tensor.name)
     found: dict[str, _Draft] = {}
     for tensor in draft.graph.tensors().values():
         if isinstance(tensor, gs.Variable):
-            group = found.setdefault(root(tensor.name), _Draft())
+            group = found.setdefault(classes.of(tensor.name), _Draft())
             group.tensors.add(tensor.name)
             group.blocked |= not draft.sees_only_nodes(tensor) or not tensor.inputs or tensor.shape is None
     for node in draft.nodes:
-        _enter(draft, node, known, found, root)
+        _enter(draft, node, known, found, classes)
     return tuple(
         Group(tuple(sorted(g.tensors)), tuple(g.makers), tuple(g.readers), g.linear, tuple(g.clips))
         for g in found.values()
@@ -209,26 +192,27 @@ def _upper_end(draft: Draft, clip: gs.Node) -> float | None:
     return end if end > 0 else None
 
 
-def _enter(draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[str, _Draft], root: object) -> None:
+def _enter(
+    draft: Draft, node: gs.Node, known: Mapping[str, Layer], found: dict[str, _Draft], classes: DisjointSets
+) -> None:
     """Enter a node's part in the groups it touches: maker, reader, bound, or an obstacle."""
-    assert callable(root)
     layer = known.get(node.name)
     for tensor in (t for t in node.outputs if not t.is_empty()):
         if layer is not None:
-            found[root(tensor.name)].makers.append(layer)
+            found[classes.of(tensor.name)].makers.append(layer)
         elif not _joins(draft, node):
-            found[root(tensor.name)].blocked = True
+            found[classes.of(tensor.name)].blocked = True
     if op_of(node) in ONE_SIGNED:
-        found[root(node.outputs[0].name)].linear = False
+        found[classes.of(node.outputs[0].name)].linear = False
     if op_of(node) == "Clip" and _joins(draft, node) and _upper_end(draft, node) != math.inf:
-        found[root(node.outputs[0].name)].clips.append(node.name)
+        found[classes.of(node.outputs[0].name)].clips.append(node.name)
     for index, tensor in enumerate(node.inputs):
         if isinstance(tensor, gs.Constant) or not tensor.name:
             continue
         if layer is not None and index == 0:
-            found[root(tensor.name)].readers.append(layer)
+            found[classes.of(tensor.name)].readers.append(layer)
         elif layer is not None or not _joins(draft, node) or not any(t is tensor for t in _operands(node)):
-            found[root(tensor.name)].blocked = True
+            found[classes.of(tensor.name)].blocked = True
 
 
 def _scale_outputs(draft: Draft, node: gs.Node, layer: Layer, factors: NDArray[np.float32]) -> None:

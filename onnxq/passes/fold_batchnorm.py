@@ -6,19 +6,14 @@ In inference BatchNormalization is a map of each channel by itself,
 
 and `onnxq.passes.linear` says what such a map does to the weight and the bias of a layer next to it. What
 exporters scatter into Mul and Add nodes with one constant a channel is folded in the same way.
-
-By training, the output of a BatchNormalization has mean β and deviation |γ| in each channel. That is
-worth keeping: a `FoldedBatchNorm` records it for a layer that took one in, moved along by whatever is
-folded behind it (z = s·y + t has mean s·β + t and deviation |s·γ|). The last of several counts.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 
-from onnxq.ir.model import FoldedBatchNorm, Model
+from onnxq.ir.model import Model
 from onnxq.passes.channel_affine import BatchNorm, read_arithmetic, read_batchnorm
 from onnxq.passes.graph_editor import Draft, op_of
 from onnxq.passes.linear import LinearLayer, layer_making, read_layer, write_layer
@@ -31,25 +26,24 @@ def fold_batchnorm(model: Model) -> Model:
     a remark with the reason for either direction.
     """
     draft = Draft(model)
-    folded = {record.layer: record for record in model.folded}
     reasons: dict[str, str] = {}
     for node in draft.nodes:
         if op_of(node) == "BatchNormalization":
-            reason = _fold_backward(draft, node, folded)
+            reason = _fold_backward(draft, node)
             if reason:
                 reasons[node.name] = reason
         else:
-            _fold_arithmetic(draft, node, folded)
+            _fold_arithmetic(draft, node)
     for node in reversed(draft.nodes):
         if op_of(node) == "BatchNormalization":
             reason = _fold_forward(draft, node)
             if reason:
                 both = dict.fromkeys((reasons[node.name], reason))
                 draft.remark(node, f"BatchNormalization is not folded because {' and '.join(both)}")
-    return draft.finish(folded=tuple(folded.values()))
+    return draft.finish()
 
 
-def _fold_backward(draft: Draft, node: gs.Node, folded: dict[str, FoldedBatchNorm]) -> str | None:
+def _fold_backward(draft: Draft, node: gs.Node) -> str | None:
     """Fold a BatchNormalization into the layer before it; returns the reason where that cannot be."""
     norm = read_batchnorm(draft, node)
     if isinstance(norm, str):
@@ -63,11 +57,10 @@ def _fold_backward(draft: Draft, node: gs.Node, folded: dict[str, FoldedBatchNor
         return f"it has {norm.gamma.size} channels and {layer.node.op} {layer.node.name!r} has {layer.outputs}"
     write_layer(draft, layer.then(norm.scale, norm.shift))
     draft.replace_output(layer.last, node)
-    folded[layer.node.name] = _record(layer.node.name, norm)
     return None
 
 
-def _fold_arithmetic(draft: Draft, node: gs.Node, folded: dict[str, FoldedBatchNorm]) -> None:
+def _fold_arithmetic(draft: Draft, node: gs.Node) -> None:
     """Fold channel-wise arithmetic into the convolution before it, where there is one."""
     data = next((t for t in node.inputs if t.inputs and op_of(t.inputs[0]) in ("Conv", "ConvTranspose")), None)
     if data is None or op_of(node) not in ("Add", "Sub", "Mul", "Div") or not draft.has_one_reader(data):
@@ -81,10 +74,6 @@ def _fold_arithmetic(draft: Draft, node: gs.Node, folded: dict[str, FoldedBatchN
     scale, shift = affine
     write_layer(draft, layer.then(scale, shift))
     draft.replace_output(layer.last, node)
-    before = folded.get(layer.node.name)
-    if before:
-        gamma, beta = (before.gamma * scale).astype(np.float32), (before.beta * scale + shift).astype(np.float32)
-        folded[layer.node.name] = FoldedBatchNorm(before.layer, gamma, beta, before.epsilon)
 
 
 def _fold_forward(draft: Draft, node: gs.Node) -> str | None:
@@ -120,10 +109,3 @@ def _layer_behind(draft: Draft, node: gs.Node, data: gs.Tensor, norm: BatchNorm)
     if padded and np.any(norm.shift):
         return f"Conv {node.name!r} behind it pads with zeros that its shift would have to reach"
     return layer
-
-
-def _record(layer: str, norm: BatchNorm) -> FoldedBatchNorm:
-    def narrow(values: NDArray[np.float64]) -> NDArray[np.float32]:
-        return values.astype(np.float32)
-
-    return FoldedBatchNorm(layer=layer, gamma=narrow(norm.gamma), beta=narrow(norm.beta), epsilon=norm.epsilon)

@@ -15,13 +15,13 @@ import numpy as np
 
 from onnxq.errors import UnsupportedError
 from onnxq.ir.constant import is_plain
-from onnxq.ir.layer import LAYER_OPS, QUANTIZED_OPS
+from onnxq.ir.layer import LAYER_OPS
 from onnxq.ir.model import Model
+from onnxq.ir.operators import Trait, operators_with
 from onnxq.ir.subgraph import part_model, set_ends
 from onnxq.passes.graph_editor import Draft, op_of
 from onnxq.passes.lift_constants import MOVING, WORTH_LIFTING
 from onnxq.runtime.session import Session
-from onnxq.verify.selection import DRAWING
 
 LARGEST = 2**30
 """Bytes of a constant that is not worked out, nor any on the way to it."""
@@ -33,26 +33,10 @@ bits then, and elsewhere."""
 LITTLE = 2**12
 """Bytes of a constant that may grow all the same."""
 
-READERS = (
-    "Add",
-    "BatchNormalization",
-    "Div",
-    "Einsum",
-    "GRU",
-    "Gather",
-    "GatherND",
-    "GroupNormalization",
-    "InstanceNormalization",
-    "LSTM",
-    "LayerNormalization",
-    "Mul",
-    "PRelu",
-    "RNN",
-    "Sub",
-)
+READERS = operators_with(Trait.HOLDS_PARAMETERS)
 """Operators besides the layers whose constants are of interest."""
 
-LEFT = frozenset((*QUANTIZED_OPS, *DRAWING, "Dropout", "QuantizeLinear", "DequantizeLinear"))
+LEFT = operators_with(Trait.QUANTIZED, Trait.GRID, Trait.DRAWS)
 """What is not worked out: numbers that are quantized already, and those that are drawn."""
 
 
@@ -75,7 +59,7 @@ def fold_constants(model: Model) -> Model:
         if not all(draft.sees_only_nodes(t) for t in node.outputs):
             continue
         before = _before(node, made)
-        lifted = all(op_of(n) in (*MOVING, "Constant") for n in before)
+        lifted = all(op_of(n) in MOVING or op_of(n) == "Constant" for n in before)
         if lifted and any(op_of(r) in WORTH_LIFTING for r in readers):
             continue  # these are lifted without a run
         values = _worked_out(draft, model, before, node, GROWTH[layer])

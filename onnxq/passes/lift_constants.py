@@ -16,12 +16,13 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxq.ir.constant import is_plain, is_plain_dtype
+from onnxq.ir.layer import LAYER_OPS
 from onnxq.ir.model import Model
+from onnxq.ir.operators import Trait, operators_with
 from onnxq.passes.graph_editor import Draft, op_of
-from onnxq.passes.linear import LINEAR
 
-MOVING = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity")
-WORTH_LIFTING = (*LINEAR, "BatchNormalization", "Add", "Sub", "Mul", "Div")
+MOVING = operators_with(Trait.REARRANGES, Trait.CONVERTS) - operators_with(Trait.DRAWS)
+WORTH_LIFTING = operators_with(Trait.LAYER, Trait.AFFINE)
 """Nodes whose constants other passes look at."""
 
 
@@ -39,7 +40,7 @@ def lift_constants(model: Model) -> Model:
         if op_of(node) in MOVING and node.outputs[0].name in wanted:
             _lift(draft, node, _moved_value(draft, node))
     for node in draft.nodes:
-        if op_of(node) in LINEAR and isinstance(node.inputs[1], gs.Constant) and draft.value(node.inputs[1]) is None:
+        if op_of(node) in LAYER_OPS and isinstance(node.inputs[1], gs.Constant) and draft.value(node.inputs[1]) is None:
             draft.remark(node, f"it stays in float because its weight {draft.why_no_value(node.inputs[1])}")
     return draft.finish()
 

@@ -27,9 +27,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxq.ir.layer import LAYER_OPS
 from onnxq.passes.graph_editor import Draft, op_of
-
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def read_layer(draft: Draft, node: gs.Node) -> LinearLayer | str:
     The scalars of a Gemm are worked into weight and bias. A MatMul counts only where its output has two
     axes: with more, the axis of its channels is not the one that a BatchNormalization works on.
     """
-    if op_of(node) not in LINEAR:
+    if op_of(node) not in LAYER_OPS:
         return f"{node.op} {node.name!r} is no layer with weights"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
         return f"Gemm {node.name!r} transposes its input"

@@ -6,9 +6,10 @@ it into the layers that read the tensor:
     channel c of the tensor ÷ s_c        what the readers' weights multiply it with × s_c
 
 Where only these layers read the tensor, constants on the way to it take the division in: the scale and shift of a
-LayerNormalization, whether it is one node or ends in a Mul and an Add, or the constant of a Mul or Div, as at the end
-of a decomposed HardSwish. A tensor that others read too, as in networks that normalize behind the residual addition,
-and one that anything else makes, is divided by a Mul that stands before the layers alone, if they are matrices.
+LayerNormalization or RMSNormalization, whether it is one node or ends in a Mul and an Add, or the constant of a Mul or
+Div, as at the end of a decomposed HardSwish. A tensor that others read too, as in networks that normalize behind the
+residual addition, and one that anything else makes, is divided by a Mul that stands before the layers alone, if they
+are matrices.
 
 Reference: Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
 Models", ICML 2023.
@@ -26,7 +27,10 @@ from numpy.typing import NDArray
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, stored_weight, weight_matrix
 from onnxq.ir.model import Model
+from onnxq.ir.operators import Trait, operators_with
 from onnxq.passes.graph_editor import Draft, op_of
+
+SCALING_ROWS = operators_with(Trait.SCALES_ROWS)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def _way_in(draft: Draft, tensor: gs.Tensor, axis: int) -> tuple[_Absorber, ...]
     maker = tensor.inputs[0] if tensor.inputs else None
     if maker is None:
         return ()
-    if op_of(maker) == "LayerNormalization" and axis == -1:
+    if op_of(maker) in SCALING_ROWS and axis == -1:
         constants = [draft.value(t) for t in maker.inputs[1:]]
         known = all(v is not None and v.ndim == 1 for v in constants)
         return tuple(_Absorber(maker, place, False) for place in range(1, len(maker.inputs))) if known else ()

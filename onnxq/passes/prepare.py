@@ -42,7 +42,7 @@ def prepare(model: Model) -> Model:
         model: as `onnxq.ir.load.load` returns it; it is not changed.
 
     Returns:
-        The rewritten model, with what was folded in `folded` and what was left alone in `remarks`.
+        The rewritten model, with what was left alone in `remarks`.
     """
     for rewrite in PASSES:
         model = rewrite(model)

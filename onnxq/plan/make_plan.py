@@ -45,9 +45,8 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
     edges = first | last
     require_opset(model, config.rules)
     raised: tuple[Remark, ...] = ()
-    usual = Candidate(config.weights, config.activations)
     if choice is None:
-        asked = {la.name: uniform_bits(config, edge=la.name in edges) for la in layers}
+        asked = {la.name: config.at_edge(config.bits) if la.name in edges else config.bits for la in layers}
         choice, raised = fit_bits(asked, layers, config.rules)
     tables = find_tables(model)
     _require_matching(
@@ -66,7 +65,7 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
         block = block_of(layer, bits, config)
         planned.append(LayerPlan(layer, bits.weights, bits.activations, layer.name in edges, integer, block))
     products = tuple(
-        p for p in find_products(model) if config.quantizes_products(choice.get(p.name, usual).activations)
+        p for p in find_products(model) if config.quantizes_products(choice.get(p.name, config.bits).activations)
     )
     outputs = find_places(model, planned, products, config)
     exact = find_singularities(model).exact
@@ -75,7 +74,7 @@ def make_plan(model: Model, config: Config, choice: Mapping[str, Candidate] | No
     remarks += tuple(Remark(q.tensor, exact[q.tensor]) for q in outputs if q.tensor in exact)
     outputs = tuple(q for q in outputs if q.tensor not in exact)
     known = tuple(r for r in raised if choice[r.node] != FLOAT)
-    stored = tuple(TablePlan(t, table_bits(t, choice.get(t.name, usual), config)) for t in tables)
+    stored = tuple(TablePlan(t, table_bits(t, choice.get(t.name, config.bits), config)) for t in tables)
     stored = tuple(p for p in stored if p.bits != FLOAT_BITS)
     floats = float_constants(model, _read_as_integers(planned, stored, config))
     return Plan(tuple(planned), outputs, remarks, products, stored, find_mask(model), known, floats)
@@ -120,14 +119,7 @@ def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:
 def table_bits(table: Table, candidate: Candidate, config: Config) -> int:
     """Bits of a table in a model of one candidate throughout; 32 where it stays in float."""
     edge = table.shape[0] <= FEW_ROWS and config.edge_bits != "same"
-    return max(config.table_bits_beside(candidate.weights), 8 if edge else 0)
-
-
-def uniform_bits(config: Config, *, edge: bool) -> Candidate:
-    """The bits that the configuration gives an inner layer, or a first or last one."""
-    if not edge or config.edge_bits == "same":
-        return Candidate(config.weights, config.activations)
-    return Candidate(config.edge_weights, max(config.activations, config.edge_bits))
+    return max(config.table_bits(candidate.weights), 8 if edge else 0)
 
 
 def _require_matching(choice: Mapping[str, Candidate], layers: Sequence[str], others: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from onnxq.config import FLOAT_BITS, Config
 from onnxq.config.targets import Target
 from onnxq.ir.activation_matmul import Product
 from onnxq.ir.model import Model
+from onnxq.ir.operators import STANDARD
 from onnxq.ir.reachability import behind_clipping, carried_to, float_layers, moved_into_subgraph, reaches
 from onnxq.plan.values import LayerPlan, Quantizer
 
@@ -75,7 +76,7 @@ def _between(
     asked = _asked(planned)
     quantizers = []
     for node in model.graph.nodes:
-        if node.op not in config.rules.output_ops or node.domain not in (None, "", "ai.onnx"):
+        if node.op not in config.rules.output_ops or node.domain not in STANDARD:
             continue
         tensor = behind_clipping(model, node.outputs[0].name)
         bits = asked.get(tensor) or {config.activations}

@@ -16,13 +16,11 @@ from onnxq.data import Feed
 from onnxq.ir.activation_matmul import find_products
 from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
+from onnxq.ir.operators import STANDARD, Trait, operators_with
 from onnxq.ir.save import to_outline
 from onnxq.runtime.session import Session
-from onnxq.verify.selection import SELECTING
 
-CUTTING = frozenset(
-    (*SELECTING, "Compress", "ConstantOfShape", "If", "Loop", "Range", "Scan", "Slice", "Split", "Tile")
-)
+CUTTING = operators_with(Trait.EMPTIES)
 """Operators that can make a tensor without elements of one that has some."""
 
 
@@ -33,7 +31,7 @@ def without_empty(model: Model, feeds: Sequence[Feed]) -> Model:
         model: prepared.
         feeds: a few samples.
     """
-    cuts = any(node.op in CUTTING or node.domain not in (None, "", "ai.onnx") for node in model.graph.nodes)
+    cuts = any(node.op in CUTTING or node.domain not in STANDARD for node in model.graph.nodes)
     if not cuts and all(np.size(a) for feed in feeds for a in feed.values()):
         return model
     operands: dict[str, tuple[str, ...]] = {layer.name: (layer.input,) for layer in find_layers(model)[0]}

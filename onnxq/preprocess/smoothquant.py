@@ -20,12 +20,13 @@ from onnxq.data import Feed
 from onnxq.ir.layer import Layer
 from onnxq.ir.linear_form import beside_rows, weight_matrix
 from onnxq.ir.model import Model
-from onnxq.ir.save import to_outline
 from onnxq.passes.equalize import find_groups
 from onnxq.passes.migrate import Site, find_sites, migrate
 from onnxq.plan.values import LayerPlan, Plan
 from onnxq.preprocess.cross_layer_equalization import LARGEST, weight_noise
-from onnxq.quant.affine import dequantize, quantize
+from onnxq.quant.affine import fake_quantize
+from onnxq.quant.scale_search import range_params
+from onnxq.quant.spec import activation_spec
 
 Array = NDArray[np.float32]
 
@@ -71,7 +72,7 @@ def migrate_ranges(model: Model, plan: Plan, feeds: Sequence[Feed]) -> Model:
     ]
     if not sites:
         return model
-    rows = rows_of_tensors(to_outline(model), {s.tensor: s.axis for s in sites}, feeds, plan.mask, ROWS)
+    rows = rows_of_tensors(model, {s.tensor: s.axis for s in sites}, feeds, plan.mask, ROWS)
     chosen, factors = [], []
     for site in sites:
         found = best_factors(model, site, rows[site.tensor], planned)
@@ -161,10 +162,6 @@ def _rounding_error(rows: Array, bits: int) -> Array:
     """What rounding adds to rows on the best of a few grids."""
     if bits == FLOAT_BITS:
         return np.zeros_like(rows)
-    low, high, steps = float(rows.min()), float(rows.max()), 2**bits - 1
-    gaps = []
-    for ratio in CLIP_RATIOS:
-        scale = np.float32(max(ratio * (high - low) / steps, 1e-30))
-        zero = np.rint(-low * ratio / scale).clip(0, steps)
-        gaps.append(dequantize(quantize(rows, scale, np.float32(zero), 0, steps), scale, np.float32(zero)) - rows)
-    return min(gaps, key=lambda gap: float(np.square(gap).mean()))
+    low, high = min(float(rows.min()), 0.0), max(float(rows.max()), 0.0)
+    grids = (range_params(low * ratio, high * ratio, activation_spec(bits)) for ratio in CLIP_RATIOS)
+    return min((fake_quantize(rows, grid) - rows for grid in grids), key=lambda gap: float(np.square(gap).mean()))

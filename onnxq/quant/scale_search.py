@@ -173,11 +173,11 @@ def activation_params(
     else:
         coarse = CLIP_RATIOS[::-4]  # the whole range among them: 16-bit grids have no use for clipping
         candidates = [(low_end * r, high_end * t) for r in coarse for t in coarse]
-    params = min((_params(low, high, spec) for low, high in candidates), key=error)
+    params = min((range_params(low, high, spec) for low, high in candidates), key=error)
     if not one_end:
         low, high = float(params.lowest), float(params.highest)
         near = np.linspace(0.88, 1.12, 13)
-        refined = [_params(low * r, high * t, spec) for r in near for t in near]
+        refined = [range_params(low * r, high * t, spec) for r in near for t in near]
         params = min([params, *refined], key=error)
     outlying = (low_end, high_end) != (histogram.low, histogram.high)
     for low, high in ((1, 0), (0, 1)) if tails.known or outlying else ():
@@ -201,7 +201,7 @@ def points_for(spec: QuantSpec) -> int:
 
 def extreme_params(histogram: Histogram, spec: QuantSpec) -> QuantParams:
     """The range from the smallest to the largest value seen."""
-    return _params(histogram.low, histogram.high, spec)
+    return range_params(histogram.low, histogram.high, spec)
 
 
 def stretched(params: QuantParams, low: float, high: float) -> QuantParams:
@@ -211,10 +211,17 @@ def stretched(params: QuantParams, low: float, high: float) -> QuantParams:
         factor = high * low if spec.symmetric else high
         scale = np.maximum(params.scale * np.float32(factor), SMALLEST_SCALE)
         return QuantParams(spec=spec, scale=np.asarray(scale, np.float32), zero_point=params.zero_point)
-    return _params(float(params.lowest) * low, float(params.highest) * high, spec)
+    return range_params(float(params.lowest) * low, float(params.highest) * high, spec)
 
 
-def _params(low: float, high: float, spec: QuantSpec) -> QuantParams:
+def range_params(low: float, high: float, spec: QuantSpec) -> QuantParams:
+    """The grid from one real number to another, 0 on one of its steps.
+
+    Args:
+        low: at most 0.
+        high: at least 0.
+        spec: the grid.
+    """
     if spec.symmetric:
         reach = np.float32(max(high / spec.qmax, low / spec.qmin))
         return QuantParams(spec=spec, scale=np.asarray(np.maximum(reach, SMALLEST_SCALE), np.float32))

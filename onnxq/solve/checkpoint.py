@@ -9,18 +9,27 @@ not part of a solution's identity and are kept as they were.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.config import Config
+from onnxq.data import Feed, content
 from onnxq.errors import ConfigError, OutputError
+from onnxq.ir.model import Model
+from onnxq.ir.save import identity
+from onnxq.ir.whole_file import replaced_whole
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import Granularity, QuantParams, QuantSpec, activation_spec
+from onnxq.version import VERSION
 
 FINGERPRINT = "fingerprint"
 
@@ -111,13 +120,10 @@ class Checkpoint:
         path = self._path(name)
         if path is None:
             return
-        draft = _draft(path)
         try:
-            with draft.open("wb") as file:
+            with replaced_whole(path) as draft, draft.open("wb") as file:
                 np.savez(file, allow_pickle=False, **packed)
-            os.replace(draft, path)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise OutputError(f"work directory {self._folder} cannot take another layer: {error.strerror}.") from error
 
     def _path(self, name: str) -> Path | None:
@@ -146,6 +152,19 @@ def _claim(mark: Path, fingerprint: str) -> bool:
     finally:
         draft.unlink()
     return True
+
+
+def fingerprint_of(model: Model, config: Config, feeds: Iterable[Feed], *further: object) -> str:
+    """A digest of everything that solutions or measurements depend on.
+
+    Args:
+        model: as it is solved or measured.
+        config: every option counts.
+        feeds: the samples, by what they hold.
+        further: whatever else counts, of plain types.
+    """
+    texts = (json.dumps(value, sort_keys=True, default=str) for value in (asdict(config), VERSION, *further))
+    return fingerprint(chain(identity(model), (text.encode() for text in texts), content(feeds)))
 
 
 def fingerprint(parts: Iterable[bytes]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from onnxq.errors import NotFiniteError
 from onnxq.ir.model import Remark
+from onnxq.quant.decibels import decibels
 from onnxq.verify import Finiteness, is_numeric
 
 
@@ -55,11 +55,6 @@ class _Output:
         self.signal += float(np.square(a[finite]).sum())
         self.noise += float(np.square(a[finite] - b[finite]).sum())
 
-    @property
-    def decibels(self) -> float | None:
-        """Signal over noise; None where there is no noise or no signal."""
-        return 10 * math.log10(self.signal / self.noise) if self.noise and self.signal else None
-
 
 def closeness(
     batches: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], apart: Mapping[str, str] | None = None
@@ -84,7 +79,10 @@ def closeness(
     broken = next((name for name, output in outputs.items() if output.finiteness.fault), None)
     if broken is not None:
         raise NotFiniteError(f"output {broken!r}")
-    sqnr = {name: None if o.told or o.apart or o.uneven or o.whole else o.decibels for name, o in outputs.items()}
+    sqnr = {
+        name: None if o.told or o.apart or o.uneven or o.whole else decibels(o.signal, o.noise)
+        for name, o in outputs.items()
+    }
     return sqnr, tuple(Remark("network", text) for name, output in outputs.items() for text in _told(name, output))
 
 

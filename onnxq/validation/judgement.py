@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxq.data import Feed, samples_in
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
-from onnxq.ir.stage import Stage, split_stages
+from onnxq.ir.stage import split_stages
 from onnxq.plan.values import Plan
 from onnxq.runtime.activation_cache import passed
 from onnxq.runtime.session import Session
@@ -47,13 +47,7 @@ class Judgement:
     def of(self, samples: NDArray[np.int64]) -> Judgement:
         """That of some of the samples, in their order."""
         place = {int(sample): i for i, sample in enumerate(self.samples)}
-        return self._at(np.array([place[int(sample)] for sample in samples], np.intp))
-
-    def without(self, samples: Collection[int]) -> Judgement:
-        """That of all other samples."""
-        return self._at(np.flatnonzero(~np.isin(self.samples, list(samples))))
-
-    def _at(self, places: NDArray[np.intp]) -> Judgement:
+        places = np.array([place[int(sample)] for sample in samples], np.intp)
         return Judgement(
             {name: v[places] for name, v in self.signal.items()},
             {name: v[places] for name, v in self.noise.items()},
@@ -115,12 +109,9 @@ def judge(
         exact: what the float network makes of each.
         samples: their indices; counted from 0 when None.
     """
-    tables = by_constant((p.table for p in plan.tables), network.tables)
-    quantized = Quantized(network.layers, network.outputs, tables)
-    stages = split_stages(model, [p.layer for p in plan.layers])
     signal: dict[str, list[Double]] = {}
     noise: dict[str, list[Double]] = {}
-    for feed, wanted, made in zip(feeds, exact, _run(model, stages, quantized, feeds), strict=True):
+    for feed, wanted, made in zip(feeds, exact, simulated_outputs(model, plan, network, feeds), strict=True):
         for name, values in wanted.items():
             power, error = _by_sample(values, made[name], samples_in(feed))
             signal.setdefault(name, []).append(power)
@@ -133,8 +124,11 @@ def judge(
     )
 
 
-def _run(model: Model, stages: Sequence[Stage], quantized: Quantized, feeds: Sequence[Feed]) -> Iterator[Arrays]:
+def simulated_outputs(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed]) -> Iterator[Arrays]:
     """The quantized network's outputs for each feed; one stage is ready to run at a time, for a few feeds together."""
+    tables = by_constant((p.table for p in plan.tables), network.tables)
+    quantized = Quantized(network.layers, network.outputs, tables)
+    stages = split_stages(model, [p.layer for p in plan.layers])
     first = 0
     while first < len(feeds):
         ahead: list[Arrays] = []

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from onnxq.quant.decibels import decibels
 from onnxq.validation.judgement import Judgement
 
 SURE_DB = 1.5
@@ -51,13 +52,6 @@ def output_qualities(judgement: Judgement) -> tuple[OutputQuality, ...]:
     return tuple(
         _quality(name, signal, judgement.noise[name], judgement.samples) for name, signal in judgement.signal.items()
     )
-
-
-def decibels(signal: float, noise: float) -> float | None:
-    """10·log₁₀ of a ratio of powers; None where there is no noise or no signal."""
-    if not noise or not signal:
-        return None
-    return 10 * math.log10(signal / noise) if math.isfinite(noise) else -math.inf
 
 
 def _quality(

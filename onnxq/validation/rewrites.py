@@ -8,14 +8,14 @@ value seen, which every quantizer makes, is judged beside them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from onnxq.calibration.hold_out import KeepBack
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate
-from onnxq.data import Feed, samples_in
+from onnxq.data import Feed, first_feeds, samples_in
 from onnxq.errors import ConfigError
 from onnxq.ir.model import Model
 from onnxq.passes.equalize import find_groups
@@ -120,7 +120,7 @@ def judge_plain(model: Model, config: Config, choice: Choice, folds: Folds) -> P
     for index, cut in enumerate(folds.cuts):
         if index >= CUTS and sum(len(c.judged.indices) for c in folds.cuts[:index]) >= ENOUGH:
             break
-        trial = _Trial(cut, first_samples(cut.fitted, FITTED), exact_outputs(model, first_samples(cut.judged, JUDGED)))
+        trial = _Trial(cut, first_feeds(cut.fitted, FITTED), exact_outputs(model, first_feeds(cut.judged, JUDGED)))
         last = None
         for rewrite in rewrites:
             ready = rewritten(model, config, choice, trial.fitted, rewrite)
@@ -168,24 +168,12 @@ class _Trial:
         making = Making(keep_back=KeepBack.NOTHING, plain=True)
         nowhere = Checkpoint(None, "", resume=False)
         network = solve_network(model, plan, plain_config(config), self.fitted, nowhere, silent, making)
-        feeds = first_samples(self.cut.judged, JUDGED)
+        feeds = first_feeds(self.cut.judged, JUDGED)
         samples = self.cut.judged.indices[: sum(samples_in(feed) for feed in feeds)]
         return {
             Ranges.SEARCHED: judge(model, plan, network, feeds, self.exact, samples),
             Ranges.EXTREMES: judge(model, plan, network.with_extremes(), feeds, self.exact, samples),
         }
-
-
-def first_samples(part: Iterable[Feed], count: int) -> list[Feed]:
-    """The first feeds that hold so many samples, at least one."""
-    found: list[Feed] = []
-    left = count
-    for feed in part:
-        if left <= 0 and found:
-            break
-        found.append(feed)
-        left -= samples_in(feed)
-    return found
 
 
 def plain_config(config: Config) -> Config:

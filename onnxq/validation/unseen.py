@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxq.config import Config
-from onnxq.data import Feed
+from onnxq.data import Feed, first_feeds
 from onnxq.ir.model import Model, Remark
 from onnxq.plan.make_plan import make_plan
 from onnxq.plan.values import Plan
 from onnxq.preprocess.cross_layer_equalization import RANGE_SAMPLES
 from onnxq.progress import silent
+from onnxq.quant.decibels import decibels
 from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.network import Making, NetworkSolution, Ranges, solve_network
 from onnxq.validation.folds import Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
-from onnxq.validation.quality import decibels
-from onnxq.validation.rewrites import Choice, Plainest, Rewrite, first_samples, rewritten, solve_plain
+from onnxq.validation.rewrites import Choice, Plainest, Rewrite, rewritten, solve_plain
 
 ROOM = {Ranges.SEARCHED: 1.06, Ranges.EXTREMES: 2.0}
 """Error of a network, in that of a plain one, up to which it is not said to lose: a quarter of a decibel, and three
@@ -66,7 +66,7 @@ def prepare_network(
         folds: of it.
         plainest: what was found.
     """
-    fitted = first_samples(fitted_samples(feeds, folds), RANGE_SAMPLES)
+    fitted = first_feeds(fitted_samples(feeds, folds), RANGE_SAMPLES)
     ready = rewritten(model, config, choice, fitted, plainest.rewrite if plainest else Rewrite.NONE)
     return ready, make_plan(ready, config, choice)
 
@@ -92,7 +92,7 @@ def cross_fitted(
     light = replace(config, preset="light")
     parts = []
     for cut in folds.cuts:
-        ready = rewritten(model, light, choice, first_samples(cut.fitted, RANGE_SAMPLES), rewrite)
+        ready = rewritten(model, light, choice, first_feeds(cut.fitted, RANGE_SAMPLES), rewrite)
         plan = make_plan(ready, light, choice)
         nowhere = Checkpoint(None, "", resume=False)
         network = solve_network(ready, plan, light, cut.fitted, nowhere, silent, Making(keep_back=folds.keep_back))

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxq.calibration.layer_rows import HOLD_OUT, Rows, join
+from onnxq.calibration.hold_out import HOLD_OUT
+from onnxq.calibration.layer_rows import Rows, join
 from onnxq.runtime.prefetch import one_ahead
 
 

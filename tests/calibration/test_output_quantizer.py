@@ -28,10 +28,10 @@ CONSTANTS = {
 }
 
 
-def between(body: str, last: str) -> Model:
+def between(body: str, last: str, opset: int = 17) -> Model:
     """A convolution that makes a, something computed of it, and a convolution that reads what that makes."""
     text = f"(float[N, 3, 8, 8] x) => (float y) {{ a = Conv(x, w)  {body}  y = Conv({last}, v) }}"
-    return prepare(load(build(text, **CONSTANTS)))
+    return prepare(load(build(text, opset, **CONSTANTS)))
 
 
 def hard_swish(x: np.ndarray) -> np.ndarray:
@@ -62,6 +62,11 @@ def test_an_activation_function_is_found_in_any_form(form: str) -> None:
     points = np.linspace(-20, 20, 999)
     # The Sigmoid of onnxruntime is good to 1e-7, times 20.
     np.testing.assert_allclose(response_at(model, found, points), function(points), rtol=1e-5, atol=3e-6)
+
+
+def test_a_swish_of_opset_24_is_found_though_onnxruntime_does_not_run_it_yet() -> None:
+    found = pointwise_behind(between("u = Swish<alpha=1.5>(a)", "u", 26), "a")
+    assert found is not None and found.result == "u"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from small_transformer import encoder, sentences
 
 from onnxq.calibration.padding import read_mask, real_positions, real_values, token_axis
 from onnxq.calibration.token_sampling import rows_of_tensors
-from onnxq.ir.external_weights import Outline
 from onnxq.ir.load import load
 from onnxq.ir.mask import find_mask
 
@@ -94,10 +93,10 @@ def test_positions_that_are_no_tokens_are_all_real() -> None:
 def test_rows_of_tensors_are_those_of_real_tokens() -> None:
     model, feed = encoder(), sentences(40)
     table = next(t for t in model.graph.initializer if t.name == "table")
-    rows = rows_of_tensors(Outline(model, {}), {"words": -1}, [feed], "attention_mask", 10_000)["words"]
+    rows = rows_of_tensors(load(model), {"words": -1}, [feed], "attention_mask", 10_000)["words"]
     wanted = onnx.numpy_helper.to_array(table)[feed["input_ids"][feed["attention_mask"] == 1]]
     np.testing.assert_array_equal(rows, wanted)
-    assert len(rows_of_tensors(Outline(model, {}), {"words": -1}, [feed], "attention_mask", 50)["words"]) <= 50
+    assert len(rows_of_tensors(load(model), {"words": -1}, [feed], "attention_mask", 50)["words"]) <= 50
 
 
 def test_rows_of_feature_maps_are_their_channels_at_positions_of_every_sample() -> None:
@@ -105,11 +104,11 @@ def test_rows_of_feature_maps_are_their_channels_at_positions_of_every_sample() 
         '<ir_version: 8, opset_import: ["": 17]> g (float[N, 3, 5, 4] x) => (float[N, 3, 5, 4] y) { y = Neg(x) }'
     )
     x = np.arange(20 * 3 * 5 * 4, dtype=np.float32).reshape(20, 3, 5, 4)
-    rows = rows_of_tensors(Outline(model, {}), {"y": 1}, [{"x": x[:6]}, {"x": x[6:]}], None, 100)["y"]
+    rows = rows_of_tensors(load(model), {"y": 1}, [{"x": x[:6]}, {"x": x[6:]}], None, 100)["y"]
     sample, place = np.divmod(-rows[:, 0].astype(int), 60)
     # 5 of each sample; of samples run together, as many in all, at 20 places each.
     assert len(sample) == 100 and np.bincount(sample).min() >= 3
     assert len(np.unique(rows[:, 0])) == 100
     np.testing.assert_array_equal(rows, -x.reshape(20, 3, 20)[sample, :, place])
-    every = rows_of_tensors(Outline(model, {}), {"y": 1}, [{"x": x}], None, 10_000)["y"]
+    every = rows_of_tensors(load(model), {"y": 1}, [{"x": x}], None, 10_000)["y"]
     np.testing.assert_array_equal(np.sort(every, axis=0), np.sort(-np.moveaxis(x, 1, 3).reshape(-1, 3), axis=0))

@@ -279,9 +279,9 @@ def test_tables_that_a_target_does_not_take_are_refused_or_left_in_float() -> No
         Config(target="tensorrt", embeddings=8)
     with pytest.raises(ConfigError, match="embeddings is 4, but target qnn takes tables of 8 or 32"):
         Config(target="qnn", embeddings=4)
-    bits = {name: Config(target=name, weights=8).table_bits for name in TARGETS}  # type: ignore[arg-type]
+    bits = {name: Config(target=name).table_bits(8) for name in TARGETS}  # type: ignore[arg-type]
     assert bits == {"onnxruntime": 8, "tensorrt": 32, "qnn": 8, "openvino": 8, "generic": 8}
-    assert Config(target="qnn", weights=4).table_bits == 8
+    assert Config(target="qnn").table_bits(4) == 8
 
 
 def test_an_opset_beyond_a_target_s_last_is_refused() -> None:

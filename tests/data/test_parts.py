@@ -47,8 +47,9 @@ def test_all_inputs_are_cut_alike() -> None:
 
 
 @given(sizes=SIZES, count=st.integers(0, 40))
-def test_first_feeds_of_one_size_hold_what_is_asked_for(sizes: list[int], count: int) -> None:
-    feeds = feeds_of([3] * len(sizes))
+def test_first_feeds_hold_what_is_asked_for_and_no_feed_more(sizes: list[int], count: int) -> None:
+    feeds = feeds_of(sizes)
     found = first_feeds(feeds, count)
-    assert found == feeds[: len(found)]
-    assert 3 * len(found) >= min(count, 3 * len(feeds)) and 3 * (len(found) - 1) < max(count, 1)
+    assert found and found == feeds[: len(found)]
+    assert sum(sizes[: len(found)]) >= min(count, sum(sizes))
+    assert len(found) == 1 or sum(sizes[: len(found) - 1]) < count

@@ -21,10 +21,6 @@ def test_a_batchnorm_behind_a_conv_becomes_its_weight_and_a_bias_made_for_it() -
     model = rewrite(build(text, w=normal(0, 4, 3, 3, 3), **norm), fold_batchnorm)
     assert ops(model) == ["Conv"] and model.remarks == ()
     assert [t.name for t in model.graph.nodes[0].inputs] == ["x", "w", "conv/bias"]
-    (record,) = model.folded
-    assert (record.layer, record.epsilon) == ("conv", pytest.approx(0.001))
-    np.testing.assert_array_equal(record.gamma, norm["s"])
-    np.testing.assert_array_equal(record.beta, norm["b"])
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,7 +61,6 @@ def test_a_gemm_takes_in_a_batchnorm_with_its_scalars(transposed: int, bias: tup
     }}"""
     model = rewrite(build(text, **weights), fold_batchnorm)
     assert ops(model) == ["Gemm"]
-    assert len(model.folded) == 1
 
 
 def test_a_matmul_with_a_bias_keeps_its_add() -> None:
@@ -75,7 +70,7 @@ def test_a_matmul_with_a_bias_keeps_its_add() -> None:
         y = {NORM}(a, s, b, m, v)
     }}"""
     model = rewrite(build(text, w=normal(0, 3, 4), d=normal(1, 4), **norm_constants(4)), fold_batchnorm)
-    assert ops(model) == ["MatMul", "Add"] and model.folded[0].layer == "fc"
+    assert ops(model) == ["MatMul", "Add"] and model.graph.nodes[0].name == "fc"
 
 
 def test_a_matmul_without_a_bias_becomes_a_gemm_of_the_same_name() -> None:
@@ -90,7 +85,7 @@ def test_a_matmul_of_three_axes_is_left_because_its_channels_lie_elsewhere() -> 
     assert ops(model) == ["MatMul", "BatchNormalization"] and "two axes" in reasons(model)
 
 
-def test_two_batchnorms_fold_one_after_the_other_and_the_last_is_recorded() -> None:
+def test_two_batchnorms_fold_one_after_the_other() -> None:
     text = f"""(float[1,3,4,4] x) => (float[1,4,4,4] y) {{
         c = Conv(x, w)
         n = {NORM}(c, s, b, m, v)
@@ -99,8 +94,6 @@ def test_two_batchnorms_fold_one_after_the_other_and_the_last_is_recorded() -> N
     second = norm_constants(4, "q", seed=8)
     model = rewrite(build(text, w=normal(0, 4, 3, 1, 1), **norm_constants(4), **second), fold_batchnorm)
     assert ops(model) == ["Conv"]
-    (record,) = model.folded
-    np.testing.assert_array_equal(record.beta, second["qb"])
 
 
 def test_a_shared_weight_is_copied_for_the_layer_and_left_to_the_other() -> None:
@@ -168,7 +161,7 @@ def test_a_layer_whose_output_a_branch_reads_is_left(taken: bool) -> None:
     }}"""
     proto = build(text, w=normal(0, 3, 3, 1, 1), **norm_constants(3))
     model = rewrite(proto, fold_batchnorm, feeds={"p": np.array(taken)})
-    assert ops(model) == ["Conv", "BatchNormalization", "If"] and model.folded == ()
+    assert ops(model) == ["Conv", "BatchNormalization", "If"]
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -227,7 +220,7 @@ def test_a_batchnorm_before_an_unpadded_conv_folds_into_it(groups: int) -> None:
     }}"""
     proto = build(text, w=normal(0, 6, 4 // groups, 3, 3), d=normal(1, 6), **norm_constants(4))
     model = rewrite(proto, fold_batchnorm)
-    assert ops(model) == ["Conv"] and model.folded == () and model.remarks == ()
+    assert ops(model) == ["Conv"] and model.remarks == ()
 
 
 @pytest.mark.parametrize("padding", ["pads = [1,1,1,1]", 'auto_pad = "SAME_UPPER"'])
@@ -304,22 +297,19 @@ def test_a_scattered_batchnorm_folds_like_a_whole_one() -> None:
         beta=normal(4, 1, 4, 1, 1),
     )
     model = rewrite(proto, fold_batchnorm)
-    assert ops(model) == ["Conv"] and model.folded == ()
+    assert ops(model) == ["Conv"]
 
 
-def test_arithmetic_behind_a_folded_batchnorm_moves_its_record_along() -> None:
+def test_arithmetic_behind_a_folded_batchnorm_is_folded_too() -> None:
     text = f"""(float[2,3,4,4] x) => (float[2,4,4,4] y) {{
         c = Conv(x, w)
         n = {NORM}(c, s, b, m, v)
         d = Mul(n, two)
         y = Sub(shift, d)
     }}"""
-    norm, shift = norm_constants(4), normal(3, 4, 1, 1)
-    proto = build(text, w=normal(0, 4, 3, 1, 1), two=np.array(2, np.float32), shift=shift, **norm)
-    (record,) = rewrite(proto, fold_batchnorm).folded
-    # Exact in float32 but for one rounding of the sum.
-    np.testing.assert_allclose(record.gamma, -2 * norm["s"], rtol=1e-6)
-    np.testing.assert_allclose(record.beta, shift.ravel() - 2 * norm["b"], rtol=1e-6)
+    constants = {"two": np.array(2, np.float32), "shift": normal(3, 4, 1, 1)}
+    proto = build(text, w=normal(0, 4, 3, 1, 1), **constants, **norm_constants(4))
+    assert ops(rewrite(proto, fold_batchnorm)) == ["Conv"]
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 4, 1), (1, 1, 1, 4), (2, 4, 1, 1)])
@@ -348,4 +338,3 @@ def test_folding_twice_changes_nothing_more() -> None:
     proto = build(text, w=normal(0, 4, 3, 1, 1), **norm_constants(4))
     once, twice = rewrite(proto, fold_batchnorm), rewrite(proto, fold_batchnorm, fold_batchnorm)
     np.testing.assert_array_equal(constant(once, "w"), constant(twice, "w"))
-    assert len(twice.folded) == 1

@@ -71,6 +71,18 @@ def test_range_of_a_graph_input_is_migrated_behind_it() -> None:
     np.testing.assert_allclose(answers(moved, {"x": x}), answers(model, {"x": x}), rtol=1e-4, atol=1e-4)
 
 
+def test_the_scale_of_an_rms_normalization_takes_in_the_division() -> None:
+    text = "(float[a, 5, 16] x) => (float y) { n = RMSNormalization(x, scale)  y = MatMul(n, w) }"
+    model = prepared(build(text, 26, scale=normal(1, 16), w=weight(0, 16, 8)))
+    (site,) = find_sites(model, [p.layer for p in make_plan(model, Config()).layers])
+    assert site.tensor == "n" and site.absorbed
+    moved = migrate(model, [site], [np.exp(normal(2, 16))])
+    assert [node.op for node in moved.graph.nodes] == ["RMSNormalization", "MatMul"]
+    before = answers(model, {"x": normal(3, 40, 5, 16)})
+    # Two roundings more for each weight and each entry of a tensor, in float32.
+    np.testing.assert_allclose(answers(moved, {"x": normal(3, 40, 5, 16)}), before, atol=2e-6 * np.abs(before).max())
+
+
 def test_even_channels_are_left_alone() -> None:
     model = prepared(build("(float[a, 5, 16] x) => (float y) { u = Tanh(x)  y = MatMul(u, w) }", w=weight(0, 16, 8)))
     moved = migrate_ranges(model, make_plan(model, Config()), [{"x": normal(0, 40, 5, 16)}])

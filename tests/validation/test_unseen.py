@@ -220,7 +220,7 @@ def test_qualities_are_those_of_the_errors_and_the_worst_sample_is_named() -> No
     widened = stats.t.ppf(0.975, 2) / stats.norm.ppf(0.975)
     assert quality.error_db == pytest.approx(widened * np.sqrt(2 / 3 * np.square(left - np.mean(left)).sum()))
     assert judgement.of(np.array([11, 3])).noise["y"].tolist() == [0.1, 0.04]
-    assert together([judgement, judgement.without([7])]).samples.tolist() == [3, 7, 11, 3, 11]
+    assert together([judgement, judgement.of(np.array([3, 11]))]).samples.tolist() == [3, 7, 11, 3, 11]
     exact = output_qualities(Judgement({"y": signal}, {"y": np.zeros(3)}, np.arange(3)))[0]
     assert exact.sqnr_db is None and exact.worst_sample is None
 

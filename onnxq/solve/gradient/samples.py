@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.calibration.hold_out import HOLD_OUT, kept_back
+
 Feed = Mapping[str, NDArray[np.generic]]
 Batch = tuple[dict[str, jax.Array], list[jax.Array]]
 
-HOLD_OUT = 8
-"""Every eighth sample is kept back."""
-
 FEW, VERY_FEW = 64, 16
-"""Of fewer samples every fourth, of fewer still every other one: a handful says too little of what is gained."""
+"""Of fewer samples than these every fourth is kept back, of still fewer every other one, in place of every eighth: a
+handful says too little of what is gained."""
 
 
 class Batches:
@@ -52,7 +52,7 @@ class Batches:
         places = [(i, row) for i in alike for row in range(1 if self.fixed else lengths[i] or 0)]
         order = np.arange(len(places))
         every = HOLD_OUT if len(places) >= FEW else 4 if len(places) >= VERY_FEW else 2
-        held = order % every == every - 1
+        held = kept_back(order, every)
         self._train = [places[i] for i in order[~held]]
         self._held = [places[i] for i in order[held]]
         self.rows = max(1, min(rows, len(self._train)))
