@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ HIGHEST = lax.Precision.HIGHEST
 def conv(
     x: Array,
     w: Array,
-    b: Array = None,
+    b: Array | None = None,
     *,
     auto_pad: str = "NOTSET",
     dilations: Sequence[int] | None = None,
@@ -59,7 +60,7 @@ def conv(
 def conv_transpose(
     x: Array,
     w: Array,
-    b: Array = None,
+    b: Array | None = None,
     *,
     auto_pad: str = "NOTSET",
     dilations: Sequence[int] | None = None,
@@ -154,7 +155,7 @@ def _kernel_gradient(window: Placement) -> Callable[[Array, Array], Array]:
     """
     rank = len(window.kernel)
 
-    def of_channel(pair: tuple[Array, Array]) -> Array:
+    def of_channel(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         made = lax.conv_general_dilated(
             pair[0][None],
             pair[1][None],
@@ -169,7 +170,8 @@ def _kernel_gradient(window: Placement) -> Callable[[Array, Array], Array]:
     # One after the other also under vmap: convolutions of many pairs at once are the slow kind.
     @jax.custom_batching.sequential_vmap  # type: ignore[untyped-decorator]
     def gradient(x: Array, g: Array) -> Array:
-        return lax.map(of_channel, (x.swapaxes(0, 1), g.swapaxes(0, 1)))
+        made: Array = lax.map(of_channel, (x.swapaxes(0, 1), g.swapaxes(0, 1)))
+        return made
 
     return gradient  # type: ignore[no-any-return]
 
@@ -183,16 +185,10 @@ def _grouped(x: Array, w: Array, window: Placement, group: int, unpadded: tuple[
     made = None
     for tap in itertools.product(*(range(k) for k in window.kernel)):
         start = [t * d for t, d in zip(tap, window.dilations, strict=True)]
-        shifted = x[
-            (
-                ...,
-                *(
-                    slice(begin, begin + (n - 1) * stride + 1, stride)
-                    for begin, n, stride in zip(start, size, window.strides, strict=True)
-                ),
-            )
-        ]
-        factor = w[(..., *tap)]
+        places = [slice(b, b + (n - 1) * s + 1, s) for b, n, s in zip(start, size, window.strides, strict=True)]
+        positions: tuple[Any, ...] = (..., *places)
+        at: tuple[Any, ...] = (..., *tap)
+        shifted, factor = x[positions], w[at]
         if single:
             term = shifted * factor.reshape(1, group, 1, *(1,) * len(size))
         else:
@@ -208,7 +204,7 @@ def _pad(x: Array, window: Placement) -> Array:
     return lax.pad(jnp.asarray(x), np.zeros((), x.dtype), configuration)
 
 
-def _add_bias(made: Array, b: Array) -> Array:
+def _add_bias(made: Array, b: Array | None) -> Array:
     return made if b is None else made + b.reshape(1, -1, *(1,) * (made.ndim - 2))
 
 

@@ -48,7 +48,8 @@ BINARY = {
 
 def _from_numpy(name: str) -> Function:
     def function(*operands: Array) -> Array:
-        return getattr(namespace(*operands), name)(*operands)
+        made: Array = getattr(namespace(*operands), name)(*operands)
+        return made
 
     return function
 
@@ -118,7 +119,7 @@ def where(condition: Array, x: Array, y: Array) -> Array:
 
 
 @operator("Clip")
-def clip(x: Array, low: Array = None, high: Array = None) -> Array:
+def clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
     """The nearest values between two bounds; the upper one rules where they cross."""
     xp = namespace(x, low, high)
     x = x if low is None else xp.maximum(x, low)
@@ -144,7 +145,9 @@ def identity(x: Array) -> Array:
 
 
 @operator("Dropout", outputs=2)
-def dropout(x: Array, ratio: Array = None, training_mode: Array = None, *, seed: int = 0) -> tuple[Array, Array]:
+def dropout(
+    x: Array, ratio: Array | None = None, training_mode: Array | None = None, *, seed: int = 0
+) -> tuple[Array, Array]:
     """The operand itself: nothing is dropped outside of training, whatever the operands say."""
     return x, np.ones(x.shape, bool)
 

@@ -33,6 +33,7 @@ from onnxq.jax_graph import (  # noqa: F401
 from onnxq.jax_graph.registry import Array, Operator, find_operator, is_static
 
 Arrays = Mapping[str, Array]
+Read = Callable[[Array | None], Array]
 Replace = Callable[[Array], Array]
 
 
@@ -46,7 +47,7 @@ class Hooks:
         makes: what everybody reads in place of a tensor that a node makes, by the tensor's name.
     """
 
-    reads: Mapping[tuple[str, str], Replace] = field(default_factory=dict)
+    reads: Mapping[tuple[str, str], Read] = field(default_factory=dict)
     makes: Mapping[str, Replace] = field(default_factory=dict)
 
 

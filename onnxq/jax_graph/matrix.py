@@ -19,7 +19,14 @@ def matmul(a: Array, b: Array) -> Array:
 
 @operator("Gemm")
 def gemm(
-    a: Array, b: Array, c: Array = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+    a: Array,
+    b: Array,
+    c: Array | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
 ) -> Array:
     """The sum alpha · A · B + beta · C."""
     made = jnp.matmul(a.T if transA else a, b.T if transB else b, precision=HIGHEST)

@@ -44,7 +44,7 @@ def group_normalization(
 
 @operator("LayerNormalization", 17, outputs=3, stash_type=(1,))
 def layer_normalization(
-    x: Array, scale: Array, b: Array = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
+    x: Array, scale: Array, b: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> tuple[Array, Array, Array]:
     """The axes from ``axis`` on brought to mean 0 and deviation 1, then scaled and shifted; mean; 1 / deviation."""
     normal, mean, inverse = _standardized(x, tuple(range(axis % x.ndim, x.ndim)), epsilon)

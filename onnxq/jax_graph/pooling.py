@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -78,9 +78,11 @@ def _overhang(x: Array, window: Placement, ceil_mode: int) -> tuple[int, ...]:
     return tuple(rows)
 
 
-def _reduce(x: Array, window: Placement, overhang: tuple[int, ...], start: Array, combine: Array) -> Array:
+def _reduce(
+    x: Array, window: Placement, overhang: tuple[int, ...], start: Array, combine: Callable[..., Array]
+) -> Array:
     padding = [(low, high + extra) for (low, high), extra in zip(window.padding, overhang, strict=True)]
-    return lax.reduce_window(
+    made: Array = lax.reduce_window(
         x,
         start,
         combine,
@@ -89,3 +91,4 @@ def _reduce(x: Array, window: Placement, overhang: tuple[int, ...], start: Array
         ((0, 0), (0, 0), *padding),
         window_dilation=(1, 1, *window.dilations),
     )
+    return made

@@ -30,7 +30,7 @@ REDUCTIONS: dict[str, Reduce] = {
 def _with_operand(reduce: Reduce) -> Callable[..., Array]:
     """The form whose axes are an operand."""
 
-    def function(x: Array, axes: Array = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Array:
+    def function(x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Array:
         chosen = () if axes is None else integers(axes)
         if not chosen and noop_with_empty_axes:
             return reduce(namespace(x), x[None], (0,), False)  # each element for itself: some forms change it

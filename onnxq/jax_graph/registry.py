@@ -11,16 +11,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array: TypeAlias = Any
+Array: TypeAlias = jax.Array | np.ndarray[Any, Any]
 """A numpy array where the value is known while tracing, a JAX array otherwise."""
 
-Function = Callable[..., Array]
+Function = Callable[..., Array | tuple[Array, ...]]
 FunctionT = TypeVar("FunctionT", bound=Function)
 
 OLDEST = 13
@@ -97,14 +97,21 @@ def operator_names() -> frozenset[str]:
     return frozenset(_OPERATORS)
 
 
-def is_static(value: Array) -> bool:
+def is_static(value: Array | None) -> bool:
     """Whether a value is known while tracing."""
     return isinstance(value, (np.ndarray, np.generic))
 
 
-def namespace(*values: Array) -> Any:
+class Namespace(Protocol):
+    """The functions that numpy and jax.numpy have in common."""
+
+    def __getattr__(self, name: str) -> Callable[..., Array]:
+        """One of them."""
+
+
+def namespace(*values: Array | None) -> Namespace:
     """``numpy`` when every value given is known while tracing, ``jax.numpy`` otherwise."""
-    return np if all(is_static(v) for v in values if v is not None) else jnp
+    return cast(Namespace, np if all(is_static(v) for v in values if v is not None) else jnp)
 
 
 def integers(value: Array) -> tuple[int, ...]:

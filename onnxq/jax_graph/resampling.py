@@ -37,9 +37,9 @@ def space_to_depth(x: Array, *, blocksize: int, mode: str = "DCR") -> Array:
 )
 def resize(
     x: Array,
-    roi: Array = None,
-    scales: Array = None,
-    sizes: Array = None,
+    roi: Array | None = None,
+    scales: Array | None = None,
+    sizes: Array | None = None,
     *,
     coordinate_transformation_mode: str = "half_pixel",
     cubic_coeff_a: float = -0.75,
@@ -52,6 +52,7 @@ def resize(
             new = integers(sizes)[axis]
             factor = new / old
         else:
+            assert scales is not None  # ONNX asks for one of them
             factor = float(scales.reshape(-1)[axis])
             new = int(np.floor(old * factor))
         if new == old:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def transpose(x: Array, *, perm: Sequence[int] | None = None) -> Array:
 
 
 @operator("Squeeze", static=(1,))
-def squeeze(x: Array, axes: Array = None) -> Array:
+def squeeze(x: Array, axes: Array | None = None) -> Array:
     """Without axes of size 1: the given ones, or all."""
     return namespace(x).squeeze(x, None if axes is None else integers(axes))
 
@@ -61,7 +62,7 @@ def concat(*operands: Array, axis: int) -> Array:
 
 @operator("Split", static=(1,), outputs=None)
 def split(
-    x: Array, sizes: Array = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
+    x: Array, sizes: Array | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
 ) -> tuple[Array, ...]:
     """Cut along an axis into given or equal parts, of which the last may be smaller."""
     if sizes is None:
@@ -73,7 +74,7 @@ def split(
 
 
 @operator("Slice", static=(1, 2, 3, 4))
-def cut(x: Array, starts: Array, ends: Array, axes: Array = None, steps: Array = None) -> Array:
+def cut(x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
     """Every step-th element from a start to an end along each of the axes."""
     first, last = integers(starts), integers(ends)
     along = range(len(first)) if axes is None else integers(axes)
@@ -86,7 +87,9 @@ def cut(x: Array, starts: Array, ends: Array, axes: Array = None, steps: Array =
 
 
 @operator("Pad", static=(1, 3), mode=("constant", "reflect", "edge", "wrap"))
-def pad(x: Array, pads: Array, value: Array = None, axes: Array = None, *, mode: str = "constant") -> Array:
+def pad(
+    x: Array, pads: Array, value: Array | None = None, axes: Array | None = None, *, mode: str = "constant"
+) -> Array:
     """Rows added before and behind each axis; negative counts cut rows off."""
     xp, counts = namespace(x, value), integers(pads)
     along = range(x.ndim) if axes is None else [a % x.ndim for a in integers(axes)]
@@ -127,7 +130,7 @@ def size_of(x: Array) -> Array:
 @operator("Constant")
 def constant(
     *,
-    value: Array = None,
+    value: Array | None = None,
     value_float: float | None = None,
     value_floats: Sequence[float] | None = None,
     value_int: int | None = None,
@@ -142,7 +145,7 @@ def constant(
 
 
 @operator("ConstantOfShape", static=(0,))
-def constant_of_shape(shape: Array, *, value: Array = None) -> Array:
+def constant_of_shape(shape: Array, *, value: Array | None = None) -> Array:
     """One number repeated, 0 in float32 when none is given."""
     entry = np.zeros(1, np.float32) if value is None else value
     return np.full(integers(shape), entry.reshape(()), entry.dtype)
@@ -151,11 +154,12 @@ def constant_of_shape(shape: Array, *, value: Array = None) -> Array:
 @operator("Range", static=(0, 1, 2))
 def sequence(start: Array, limit: Array, delta: Array) -> Array:
     """Numbers from a start in steps until a limit, known while tracing."""
-    return np.arange(start.reshape(()), limit.reshape(()), delta.reshape(()), dtype=start.dtype)
+    ends: Any = [np.asarray(end).reshape(()) for end in (start, limit, delta)]
+    return np.asarray(np.arange(*ends, dtype=start.dtype))
 
 
 @operator("Trilu", 14, static=(1,))
-def trilu(x: Array, k: Array = None, *, upper: int = 1) -> Array:
+def trilu(x: Array, k: Array | None = None, *, upper: int = 1) -> Array:
     """The upper or lower triangle, 0 elsewhere."""
     xp, offset = namespace(x), 0 if k is None else integers(k)[0]
     return xp.triu(x, offset) if upper else xp.tril(x, offset)

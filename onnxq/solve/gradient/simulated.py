@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.layer import Layer
 from onnxq.jax_graph.interpreter import Hooks, Program
+from onnxq.jax_graph.registry import Array
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid
 from onnxq.quant.spec import QuantParams
 from onnxq.solve.gradient.fake_quantization import Mixing, fake_quantize, mixed, numbers
@@ -155,7 +156,7 @@ class Network:
         exact: Named = {}
         asked = [*(ends if teachers is None else []), *names]
         if asked:
-            exact = self._program.run(constants.teacher, inputs, outputs=asked)
+            exact = _traced(self._program.run(constants.teacher, inputs, outputs=asked))
         if teachers is None:
             teachers = [exact[name] for name in ends]
         pairs = list(zip(self._targets, teachers, strict=True))
@@ -210,10 +211,10 @@ class Network:
         mixing: Mixing | None = None,
     ) -> Named:
         hooks = self._hooks(constants, unknowns, mixing)
-        return self._program.run(constants.parameters, inputs, hooks, outputs=outputs, cuts=self._cuts)
+        return _traced(self._program.run(constants.parameters, inputs, hooks, outputs=outputs, cuts=self._cuts))
 
     def _hooks(self, constants: Constants, unknowns: Unknowns | None, mixing: Mixing | None) -> Hooks:
-        reads: dict[tuple[str, str], Callable[[jax.Array], jax.Array]] = {}
+        reads: dict[tuple[str, str], Callable[[Any], jax.Array]] = {}
         for index, layer in enumerate(self._layers):
             weight = constants.integers[layer.name]
             if unknowns is not None and layer.name in unknowns.integers:
@@ -235,6 +236,11 @@ class Network:
                     grid = jnp.concatenate([grid[:1] * jnp.exp(unknowns.input[key]), grid[1:]])
                 reads[layer.input, layer.name] = partial(mixed, grid=grid, mixing=mixing, place=index)
         return Hooks(reads, {t: partial(fake_quantize, grid=grid) for t, grid in constants.outputs.items()})
+
+
+def _traced(values: Mapping[str, Array]) -> Named:
+    """Values as JAX arrays, those among them that are known while tracing."""
+    return {name: jnp.asarray(value) for name, value in values.items()}
 
 
 def _along(layer: Layer, columns: jax.Array) -> jax.Array:
