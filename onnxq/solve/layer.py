@@ -107,9 +107,7 @@ def solve_layer(
     if config.refines:
         # JAX takes a second to load, and the light preset does without it.
         from onnxq.solve.gradient.adaquant import refine
-        from onnxq.solve.gradient.compilation import keep_compiled_programs
 
-        keep_compiled_programs()
         solution = refine(problem, solution, config.refinement, seed)
     settled = scored(problem, _settle(layer, problem, solution))
     columns = _stored_scales(problem, settled.scale)

@@ -54,10 +54,8 @@ def tune(
     progress: Listener,
 ) -> tuple[NetworkSolution, StageReport]:
     """The network tuned as a whole, and what came of it."""
-    from onnxq.solve.gradient.compilation import keep_compiled_programs
     from onnxq.solve.gradient.tuning import Outcome, tune_network  # they load JAX
 
-    keep_compiled_programs()
     options, done = config.tuning, 0
 
     def tick(steps: int) -> None:

@@ -53,11 +53,9 @@ def reconstruct_blocks(
         memory_limit: bytes that a step may take, roughly.
         seed: of the samples drawn and of the mixing.
     """
-    from onnxq.solve.gradient.compilation import keep_compiled_programs
     from onnxq.solve.gradient.objective import Objective, make_target
     from onnxq.solve.gradient.tuning import Outcome, tune_region  # they load JAX
 
-    keep_compiled_programs()
     own = {layer.name: solutions[layer.name] for layer in block.layers}
     types = {name: kind_of(value) for name, value in calibration.marked(0).items()}
     proto = block_model(model, block, types)
