@@ -24,7 +24,6 @@ from onnxq.data import Data, first_feeds, read_feeds
 from onnxq.data.replay import Again, batch_within, counted
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
-from onnxq.ir.table import find_tables
 from onnxq.pipeline import GATE_SAMPLES, Clock, Result, Run, Task, opset_of, prepared_model, run
 from onnxq.plan.make_plan import make_plan, require_layers
 from onnxq.plan.values import Plan
@@ -32,9 +31,7 @@ from onnxq.preprocess.empty_layers import without_empty
 from onnxq.progress import Listener, silent
 from onnxq.report.build import checked
 from onnxq.runtime.diagnosis import diagnosed
-from onnxq.runtime.staged_network import Quantized
 from onnxq.solve.checkpoint import fingerprint
-from onnxq.solve.network import by_constant
 from onnxq.validation.check import judged, opened
 from onnxq.verify import measure_ranges
 
@@ -170,9 +167,7 @@ def _mixed(
             done = run(Task(model, data, config, found.choice, progress, place, resume))
             metric = problem.sensitivity.metric if problem else None
             loss, error = measured_loss(prepared, done.result.model, judged, metric)
-            tables = by_constant(find_tables(done.model), done.network.tables)
-            quantized = Quantized(done.network.layers, done.network.outputs, tables)
-            return Attempt(found, done.model, quantized, loss, done, error)
+            return Attempt(found, done.model, done.network, loss, done, error)
 
         best, tried = carry_out(allocation, problem, kept, config, solve, choose_again, progress)
     report = best.result.result.report

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnxq.acceptance.fallbacks import emit_through_gate
+from onnxq.acceptance.fallbacks import Emitted, emit_through_gate
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.data import Data, Feed, first_feeds, read_feeds
@@ -36,9 +36,11 @@ from onnxq.progress import Listener, Progress
 from onnxq.report.build import run_report
 from onnxq.report.run import RunReport
 from onnxq.runtime.memory import free_old_graphs, return_large_blocks
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.checkpoint import Checkpoint, fingerprint_of
 from onnxq.solve.closed_form.tie_free_scales import without_ties
-from onnxq.solve.network import Making, NetworkSolution, solve_network
+from onnxq.solve.making import Making
+from onnxq.solve.network import solve_network
 from onnxq.solve.network_tuning import affordable, tune
 from onnxq.solve.stage_report import solved_stage
 from onnxq.validation.folds import Folds, make_folds, without
@@ -46,7 +48,6 @@ from onnxq.validation.judgement import Judgement, exact_outputs, judge
 from onnxq.validation.outliers import find_unlike
 from onnxq.validation.rewrites import LARGE, Choice, Plainest, judge_plain
 from onnxq.validation.unseen import Made, better_of, cross_fitted, prepare_network
-from onnxq.verify import LevelCheck
 
 GATE_SAMPLES = 16
 """Calibration samples on which the emitted model must run at every level."""
@@ -88,7 +89,7 @@ class Run:
     result: Result
     model: Model
     plan: Plan
-    network: NetworkSolution
+    network: QuantizedNetwork
     known: Sequence[Feed]
 
 
@@ -184,9 +185,9 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
         free_old_graphs()
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
-        made, proto, checks = _verified(made, config, gate, feeds if exposed else ())
-    report = run_report(made, config, folds, unlike, proto, checks, size, clock.seconds, stages)
-    return Run(Result(model=proto, report=report), made.model, made.plan, made.network, gate)
+        made, emitted = _verified(made, config, gate, feeds if exposed else ())
+    report = run_report(made, config, folds, unlike, emitted, size, clock.seconds, stages)
+    return Run(Result(model=emitted.proto, report=report), made.model, made.plan, made.network, gate)
 
 
 def _crossed(
@@ -214,15 +215,13 @@ def _judged(made: Made, prepared: Model, folds: Folds) -> Made:
     return dataclasses.replace(made, judgement=found)
 
 
-def _verified(
-    made: Made, config: Config, gate: Sequence[Feed], every: Sequence[Feed]
-) -> tuple[Made, onnx.ModelProto, tuple[LevelCheck, ...]]:
+def _verified(made: Made, config: Config, gate: Sequence[Feed], every: Sequence[Feed]) -> tuple[Made, Emitted]:
     """A network as it is emitted, through the gate."""
     layers = without_ties(made.model, [p.layer for p in made.plan.layers], made.network.layers, made.network.outputs)
     network = dataclasses.replace(made.network, layers=layers)
-    proto, checks, mended = emit_through_gate(made.model, made.plan, network, config, gate, every)
-    network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
-    return dataclasses.replace(made, network=network), proto, checks
+    emitted = emit_through_gate(made.model, made.plan, network, config, gate, every)
+    network = dataclasses.replace(network, remarks=(*network.remarks, *emitted.remarks))
+    return dataclasses.replace(made, network=network), emitted
 
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:
