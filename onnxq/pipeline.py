@@ -93,9 +93,41 @@ class Run:
     known: Sequence[Feed]
 
 
+class Source:
+    """A model that is read and rewritten once for each operator set, however often it is asked for.
+
+    Args:
+        model: path or message.
+        config: names of nodes that stay in float.
+    """
+
+    def __init__(self, model: str | Path | onnx.ModelProto, config: Config) -> None:
+        self._model, self._config = model, config
+        self._known: dict[int, Model] = {}
+
+    def at(self, opset: int) -> Model:
+        """The model as :func:`prepared_model` gives it for an operator set."""
+        for asked, known in self._known.items():
+            if asked == opset or opset < asked < known.opset:  # it came newer than both, and stayed as it was
+                return known
+        self._known[opset] = prepared_model(self._model, self._config, opset)
+        return self._known[opset]
+
+
 @dataclass(frozen=True)
 class Task:
-    """A quantization that is asked for, at the configuration's bits or at each layer's own."""
+    """A quantization that is asked for, at the configuration's bits or at each layer's own.
+
+    Attributes:
+        model: path or message.
+        calibration: samples.
+        config: how.
+        choice: bits of each layer; the configuration's when None.
+        progress: told how far it is.
+        folder: keeps finished layers; nothing does when None.
+        resume: go on with what the folder holds.
+        source: keeps the model prepared for the next quantization; nothing does when None.
+    """
 
     model: str | Path | onnx.ModelProto
     calibration: Data
@@ -104,6 +136,12 @@ class Task:
     progress: Listener
     folder: Path | None
     resume: bool
+    source: Source | None = None
+
+    def prepared(self) -> Model:
+        """The model at the operator set that the bits need."""
+        opset = opset_of(self.config, self.choice)
+        return self.source.at(opset) if self.source else prepared_model(self.model, self.config, opset)
 
 
 def run(task: Task) -> Run:
@@ -115,7 +153,7 @@ def run(task: Task) -> Run:
         except NotFiniteError as error:
             if not len(again):  # nothing was read
                 raise
-            singular = find_singularities(prepared_model(task.model, task.config, opset_of(task.config, task.choice)))
+            singular = find_singularities(task.prepared())
             told = (
                 f"left in float: with its weights rounded, {error.what} is NaN or infinite where it is finite in float"
             )
@@ -139,7 +177,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
     clock = Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
+        prepared = task.prepared().leaving_in_float(in_float)
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
         if not len(again):
