@@ -24,17 +24,14 @@ from onnxq.data import Data, first_feeds, read_feeds
 from onnxq.data.replay import Again, batch_within, counted
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
-from onnxq.ir.table import find_tables
-from onnxq.pipeline import GATE_SAMPLES, Clock, Result, Run, Task, opset_of, prepared_model, run
+from onnxq.pipeline import GATE_SAMPLES, Clock, Result, Run, Source, Task, opset_of, prepared_model, run
 from onnxq.plan.make_plan import make_plan, require_layers
 from onnxq.plan.values import Plan
 from onnxq.preprocess.empty_layers import without_empty
 from onnxq.progress import Listener, silent
 from onnxq.report.build import checked
 from onnxq.runtime.diagnosis import diagnosed
-from onnxq.runtime.staged_network import Quantized
 from onnxq.solve.checkpoint import fingerprint
-from onnxq.solve.network import by_constant
 from onnxq.validation.check import judged, opened
 from onnxq.verify import measure_ranges
 
@@ -143,7 +140,8 @@ def _mixed(
 ) -> Run:
     """A quantization with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
-    prepared = prepared_model(model, config, opset_of(config, choice))
+    source = Source(model, config)
+    prepared = source.at(opset_of(config, choice))
     require_layers(prepared)
     batch = batch_within(prepared, config.memory_limit)
     with Again(config.memory_limit // 8) as kept:
@@ -167,12 +165,10 @@ def _mixed(
         def solve(found: BitAllocation) -> Attempt[Run]:
             place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
-            done = run(Task(model, data, config, found.choice, progress, place, resume))
+            done = run(Task(model, data, config, found.choice, progress, place, resume, source))
             metric = problem.sensitivity.metric if problem else None
             loss, error = measured_loss(prepared, done.result.model, judged, metric)
-            tables = by_constant(find_tables(done.model), done.network.tables)
-            quantized = Quantized(done.network.layers, done.network.outputs, tables)
-            return Attempt(found, done.model, quantized, loss, done, error)
+            return Attempt(found, done.model, done.network, loss, done, error)
 
         best, tried = carry_out(allocation, problem, kept, config, solve, choose_again, progress)
     report = best.result.result.report

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnxq.acceptance.fallbacks import emit_through_gate
+from onnxq.acceptance.fallbacks import Emitted, emit_through_gate
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.data import Data, Feed, first_feeds, read_feeds
@@ -36,9 +36,11 @@ from onnxq.progress import Listener, Progress
 from onnxq.report.build import run_report
 from onnxq.report.run import RunReport
 from onnxq.runtime.memory import free_old_graphs, return_large_blocks
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.checkpoint import Checkpoint, fingerprint_of
 from onnxq.solve.closed_form.tie_free_scales import without_ties
-from onnxq.solve.network import Making, NetworkSolution, solve_network
+from onnxq.solve.making import Making
+from onnxq.solve.network import solve_network
 from onnxq.solve.network_tuning import affordable, tune
 from onnxq.solve.stage_report import solved_stage
 from onnxq.validation.folds import Folds, make_folds, without
@@ -46,7 +48,6 @@ from onnxq.validation.judgement import Judgement, exact_outputs, judge
 from onnxq.validation.outliers import find_unlike
 from onnxq.validation.rewrites import LARGE, Choice, Plainest, judge_plain
 from onnxq.validation.unseen import Made, better_of, cross_fitted, prepare_network
-from onnxq.verify import LevelCheck
 
 GATE_SAMPLES = 16
 """Calibration samples on which the emitted model must run at every level."""
@@ -88,13 +89,45 @@ class Run:
     result: Result
     model: Model
     plan: Plan
-    network: NetworkSolution
+    network: QuantizedNetwork
     known: Sequence[Feed]
+
+
+class Source:
+    """A model that is read and rewritten once for each operator set, however often it is asked for.
+
+    Args:
+        model: path or message.
+        config: names of nodes that stay in float.
+    """
+
+    def __init__(self, model: str | Path | onnx.ModelProto, config: Config) -> None:
+        self._model, self._config = model, config
+        self._known: dict[int, Model] = {}
+
+    def at(self, opset: int) -> Model:
+        """The model as :func:`prepared_model` gives it for an operator set."""
+        for asked, known in self._known.items():
+            if asked == opset or opset < asked < known.opset:  # it came newer than both, and stayed as it was
+                return known
+        self._known[opset] = prepared_model(self._model, self._config, opset)
+        return self._known[opset]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A quantization that is asked for, at the configuration's bits or at each layer's own."""
+    """A quantization that is asked for, at the configuration's bits or at each layer's own.
+
+    Attributes:
+        model: path or message.
+        calibration: samples.
+        config: how.
+        choice: bits of each layer; the configuration's when None.
+        progress: told how far it is.
+        folder: keeps finished layers; nothing does when None.
+        resume: go on with what the folder holds.
+        source: keeps the model prepared for the next quantization; nothing does when None.
+    """
 
     model: str | Path | onnx.ModelProto
     calibration: Data
@@ -103,6 +136,12 @@ class Task:
     progress: Listener
     folder: Path | None
     resume: bool
+    source: Source | None = None
+
+    def prepared(self) -> Model:
+        """The model at the operator set that the bits need."""
+        opset = opset_of(self.config, self.choice)
+        return self.source.at(opset) if self.source else prepared_model(self.model, self.config, opset)
 
 
 def run(task: Task) -> Run:
@@ -114,7 +153,7 @@ def run(task: Task) -> Run:
         except NotFiniteError as error:
             if not len(again):  # nothing was read
                 raise
-            singular = find_singularities(prepared_model(task.model, task.config, opset_of(task.config, task.choice)))
+            singular = find_singularities(task.prepared())
             told = (
                 f"left in float: with its weights rounded, {error.what} is NaN or infinite where it is finite in float"
             )
@@ -138,7 +177,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
     clock = Clock()
     with clock.stage("load"):
         progress(Progress("load", 0, None))
-        prepared = prepared_model(task.model, config, opset_of(config, choice)).leaving_in_float(in_float)
+        prepared = task.prepared().leaving_in_float(in_float)
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
         if not len(again):
@@ -184,9 +223,9 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
         free_old_graphs()
     with clock.stage("verify"):
         progress(Progress("verify", 0, None))
-        made, proto, checks = _verified(made, config, gate, feeds if exposed else ())
-    report = run_report(made, config, folds, unlike, proto, checks, size, clock.seconds, stages)
-    return Run(Result(model=proto, report=report), made.model, made.plan, made.network, gate)
+        made, emitted = _verified(made, config, gate, feeds if exposed else ())
+    report = run_report(made, config, folds, unlike, emitted, size, clock.seconds, stages)
+    return Run(Result(model=emitted.proto, report=report), made.model, made.plan, made.network, gate)
 
 
 def _crossed(
@@ -214,15 +253,13 @@ def _judged(made: Made, prepared: Model, folds: Folds) -> Made:
     return dataclasses.replace(made, judgement=found)
 
 
-def _verified(
-    made: Made, config: Config, gate: Sequence[Feed], every: Sequence[Feed]
-) -> tuple[Made, onnx.ModelProto, tuple[LevelCheck, ...]]:
+def _verified(made: Made, config: Config, gate: Sequence[Feed], every: Sequence[Feed]) -> tuple[Made, Emitted]:
     """A network as it is emitted, through the gate."""
     layers = without_ties(made.model, [p.layer for p in made.plan.layers], made.network.layers, made.network.outputs)
     network = dataclasses.replace(made.network, layers=layers)
-    proto, checks, mended = emit_through_gate(made.model, made.plan, network, config, gate, every)
-    network = dataclasses.replace(network, remarks=(*network.remarks, *mended))
-    return dataclasses.replace(made, network=network), proto, checks
+    emitted = emit_through_gate(made.model, made.plan, network, config, gate, every)
+    network = dataclasses.replace(network, remarks=(*network.remarks, *emitted.remarks))
+    return dataclasses.replace(made, network=network), emitted
 
 
 def prepared_model(model: str | Path | onnx.ModelProto, config: Config, opset: int) -> Model:

@@ -7,6 +7,9 @@ import os
 # Tests run side by side, a core for each; set before the libraries that read it are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Programs that JAX compiles are kept from one run of the tests to the next, as the command keeps its own.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/onnxq/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import pytest
 from hypothesis import settings

@@ -13,7 +13,7 @@ Only the default target is mended: the others have their forms prescribed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -27,25 +27,38 @@ from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.save import to_outline
 from onnxq.plan.values import Plan
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.session import Session
-from onnxq.solve.network import NetworkSolution
 from onnxq.verify import FirstDifference, LevelCheck
 
 SIMULATED_BATCHES = 4
 """First batches on which the emitted model is held against the solver's simulation."""
 
-Mended = tuple[onnx.ModelProto, tuple[LevelCheck, ...], tuple[Remark, ...]]
+
+@dataclass(frozen=True)
+class Emitted:
+    """A quantized model that has passed the gate.
+
+    Attributes:
+        proto: the model.
+        checks: how it runs at each optimization level.
+        remarks: what had to be mended for that.
+    """
+
+    proto: onnx.ModelProto
+    checks: tuple[LevelCheck, ...]
+    remarks: tuple[Remark, ...]
 
 
 def emit_through_gate(
     model: Model,
     plan: Plan,
-    network: NetworkSolution,
+    network: QuantizedNetwork,
     config: Config,
     feeds: Sequence[Feed],
     every: Iterable[Feed] = (),
-) -> Mended:
-    """The quantized model that passes the gate, its checks, and what had to be mended for that.
+) -> Emitted:
+    """The quantized model that passes the gate.
 
     Args:
         model: prepared.
@@ -73,7 +86,7 @@ def emit_through_gate(
                 raise
         else:
             require_finite(proto, _float_outputs(model, every) if every else zip(feeds, exact, strict=True))
-            return proto, checks, tuple(mending.told)
+            return Emitted(proto, checks, tuple(mending.told))
 
 
 def _float_outputs(model: Model, feeds: Iterable[Feed]) -> Iterator[tuple[Feed, Outputs]]:
@@ -92,7 +105,7 @@ def _located(error: FaultError, found: tuple[str, float] | None) -> FaultError:
 class _Mending:
     """The forms of the layers, and what was said about them."""
 
-    def __init__(self, plan: Plan, network: NetworkSolution, config: Config) -> None:
+    def __init__(self, plan: Plan, network: QuantizedNetwork, config: Config) -> None:
         self._plan, self._network, self._config = plan, network, config
         self._whole: set[str] = set()
         self._apart: set[str] = set()
@@ -108,16 +121,8 @@ class _Mending:
             for p in self._plan.layers
         }
         outputs = {t: grid for t, grid in self._network.outputs.items() if t not in self._in_float}
-        return emit(
-            model,
-            self._plan,
-            solutions,
-            outputs,
-            self._config,
-            self._network.tables,
-            byte_weights=self._whole,
-            no_nbits=self._apart,
-        )
+        network = replace(self._network, layers=solutions, outputs=outputs)
+        return emit(model, self._plan, network, self._config, byte_weights=self._whole, no_nbits=self._apart)
 
     def remedy(self, found: FirstDifference) -> bool:
         """Take the next safer form for what is to blame; False where there is none left."""

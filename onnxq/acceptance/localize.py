@@ -18,12 +18,12 @@ from onnxq.acceptance.simulation import simulated
 from onnxq.data import Feed
 from onnxq.ir.model import Model
 from onnxq.plan.values import Plan
-from onnxq.solve.network import NetworkSolution
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.verify import deviation, is_numeric, unoptimized_values
 
 
 def first_apart(
-    model: Model, plan: Plan, network: NetworkSolution, emitted: onnx.ModelProto, feed: Feed, room: float
+    model: Model, plan: Plan, network: QuantizedNetwork, emitted: onnx.ModelProto, feed: Feed, room: float
 ) -> tuple[str, float] | None:
     """The first tensor between two stages that an emitted model computes otherwise, and by how much, relative to it.
 

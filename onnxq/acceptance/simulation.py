@@ -11,13 +11,13 @@ from onnxq.ir.model import Model
 from onnxq.ir.stage import split_stages
 from onnxq.plan.values import Plan
 from onnxq.runtime.activation_cache import Step, passed
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.spool import Arrays
-from onnxq.runtime.staged_network import Quantized, make_step
-from onnxq.solve.network import NetworkSolution, by_constant
+from onnxq.runtime.staged_network import make_step
 
 
 def simulated(
-    model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed], *, within: bool = False
+    model: Model, plan: Plan, network: QuantizedNetwork, feeds: Sequence[Feed], *, within: bool = False
 ) -> list[Arrays]:
     """The outputs of the quantized network, by batch.
 
@@ -28,15 +28,13 @@ def simulated(
         feeds: batches.
         within: what its stages hand on, in their order, too.
     """
-    tables = by_constant((p.table for p in plan.tables), network.tables)
-    quantized = Quantized(network.layers, network.outputs, tables)
     ahead: list[Arrays] = [{name: np.asarray(value) for name, value in feed.items()} for feed in feeds]
     kept: list[Arrays] = [{} for _ in feeds]
     for stage in split_stages(model, [p.layer for p in plan.layers]):
         step: Step | None = None
         for batch, arrays in enumerate(ahead):
             if stage.makes:
-                step = step or make_step(model, stage, arrays, quantized)
+                step = step or make_step(model, stage, arrays, network)
             made = step.run(arrays) if step else {}
             kept[batch] |= made if within else {}
             ahead[batch] = passed(stage, arrays, made)

@@ -65,14 +65,14 @@ def _attempt(run: Run, config: Config, feeds: Again, progress: Listener) -> Run:
     network = dataclasses.replace(found.network, layers=layers)
     seen = output_qualities(judge(run.model, run.plan, network, known, exact_outputs(run.model, known)))
     network = dataclasses.replace(network, sqnr_db={quality.output: quality.sqnr_db for quality in seen})
-    proto, checks, mended = emit_through_gate(run.model, run.plan, network, config, known)
+    emitted = emit_through_gate(run.model, run.plan, network, config, known)
     taken = f"{found.fitted} sample{'s'[: found.fitted != 1]}"
     did = f"ranges and moments taken from {taken} of the new kind, every integer kept"
     told = judged_stage("adapt", did, JUDGED_BY, found.before, found.after)
     total = sum(map(samples_in, feeds))
     judgement = found.judgement if found.fitted < total else None
-    report = adapted_report(run.result.report, proto, checks, told, judgement, total, mended)
-    return dataclasses.replace(run, result=Result(proto, report), network=network, known=known)
+    report = adapted_report(run.result.report, emitted, told, judgement, total)
+    return dataclasses.replace(run, result=Result(emitted.proto, report), network=network, known=known)
 
 
 def _left(run: Run, why: str, found: Reranged | None = None) -> Run:

@@ -19,6 +19,7 @@ import numpy as np
 from onnxq.calibration.calibrate import Calibration
 from onnxq.calibration.hold_out import HOLD_OUT, KeepBack
 from onnxq.calibration.observer import Observation
+from onnxq.calibration.wanted import Wanted
 from onnxq.config import Config
 from onnxq.data import Feed, samples_in, set_apart
 from onnxq.ir.layer import Layer
@@ -30,10 +31,12 @@ from onnxq.plan.values import Plan
 from onnxq.progress import Listener, Progress
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import QuantParams
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.session import Session
 from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.closed_form.initial_solution import fitted_input
-from onnxq.solve.network import Making, NetworkSolution, Ranges, Walk
+from onnxq.solve.making import Making, Ranges
+from onnxq.solve.walk import Walk
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, simulated_outputs
 
 MOST_JUDGED = 64
@@ -60,7 +63,7 @@ class Reranged:
         fitted: number of samples that ranges and moments were taken from.
     """
 
-    network: NetworkSolution
+    network: QuantizedNetwork
     before: float
     after: float
     judgement: Judgement
@@ -68,7 +71,7 @@ class Reranged:
 
 
 def rerange(
-    model: Model, plan: Plan, network: NetworkSolution, config: Config, feeds: Sequence[Feed], progress: Listener
+    model: Model, plan: Plan, network: QuantizedNetwork, config: Config, feeds: Sequence[Feed], progress: Listener
 ) -> Reranged:
     """A solved network with ranges and moments of new samples; an eighth, at least one, is held back to judge by.
 
@@ -108,24 +111,20 @@ def rerange(
 def _walked(
     model: Model,
     plan: Plan,
-    network: NetworkSolution,
+    network: QuantizedNetwork,
     config: Config,
     ranges: Ranges,
     feeds: Iterable[Feed],
     progress: Listener,
-) -> NetworkSolution:
+) -> QuantizedNetwork:
     """The network once it has walked over new samples."""
     stages = split_stages(model, [p.layer for p in plan.layers])
     with Calibration(
         model,
         feeds,
-        sequential=True,
-        float_rows=False,
-        moments=True,
+        Wanted(sequential=True, moments=True, mask=plan.mask, keep_back=KeepBack.NOTHING),
         memory_limit=config.memory_limit,
         seed=config.seed,
-        mask=plan.mask,
-        keep_back=KeepBack.NOTHING,
     ) as calibration:
         walk = _Rewalk(model, plan, config, network, Making(ranges, KeepBack.NOTHING))
         tell = _counting(sum(bool(s.nodes) for s in stages) * 3 * calibration.batches + len(plan.layers), progress)
@@ -137,7 +136,7 @@ def _walked(
 class _Rewalk(Walk):
     """A walk whose layers keep their integers."""
 
-    def __init__(self, model: Model, plan: Plan, config: Config, network: NetworkSolution, making: Making) -> None:
+    def __init__(self, model: Model, plan: Plan, config: Config, network: QuantizedNetwork, making: Making) -> None:
         super().__init__(model, plan, config, Checkpoint(None, "", resume=False), making, network.tables)
         self._network = network
 
@@ -172,13 +171,13 @@ def on_grid(layer: Layer, solution: LayerSolution, grid: QuantParams) -> LayerSo
     return replace(solution, weight=QuantParams(weight.spec, scale), bias=bias, input=grid)
 
 
-def _error(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed]) -> tuple[float, Judgement]:
+def _error(model: Model, plan: Plan, network: QuantizedNetwork, feeds: Sequence[Feed]) -> tuple[float, Judgement]:
     """Error of a network on samples, and its outputs of floating point one by one."""
     judgement = judge(model, plan, network, feeds, exact_outputs(model, feeds))
     return (judgement.error if judgement.signal else _unlike(model, plan, network, feeds)), judgement
 
 
-def _unlike(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed]) -> float:
+def _unlike(model: Model, plan: Plan, network: QuantizedNetwork, feeds: Sequence[Feed]) -> float:
     """Share of a network's answers that differ from the float network's; of classes, say."""
     names = [t.name for t in model.outputs]
     exact = Session(to_outline(model), "the float network")

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.allocation.knapsack import Knapsack
-from onnxq.allocation.quiet_highs import keep_highs_silent
 
 Array = NDArray[np.float64]
 
@@ -49,7 +48,6 @@ def relax(knapsack: Knapsack) -> Relaxation:
     if knapsack.equal.shape[0]:
         rows["agreements"] = knapsack.equal @ x == 0
     programme = cp.Problem(cp.Minimize((knapsack.objective / top) @ x), [*constraints, *rows.values()])
-    keep_highs_silent()
     try:
         programme.solve(solver=cp.HIGHS, threads=1, random_seed=0)
     except cp.error.SolverError:

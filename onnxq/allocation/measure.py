@@ -14,7 +14,7 @@ from onnxq.allocation.choices import Choices, make_choices
 from onnxq.allocation.cost.operations import read_energy
 from onnxq.allocation.cost.table import cost_table
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.sensitivity import measure_sensitivities
+from onnxq.allocation.sensitivity import How, measure_sensitivities
 from onnxq.allocation.sensitivity_table import SensitivityTable, as_matrix
 from onnxq.config import Config
 from onnxq.config.bit_widths import Candidate, parse_candidates
@@ -101,8 +101,7 @@ def _measured(
         fitted,
         config,
         judged=judged,
-        method=options.method,
-        metric=options.metric,
+        how=How(options.method, options.metric),
         progress=progress,
     )
 

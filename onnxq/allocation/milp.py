@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from onnxq.allocation.bit_allocation import Outcome
 from onnxq.allocation.knapsack import Knapsack
-from onnxq.allocation.quiet_highs import keep_highs_silent
 
 SCALE = 1e4
 """Size of the largest number of a row as the solver sees it: its tolerances are absolute, 1e-6 at most."""
@@ -89,7 +88,6 @@ def search(knapsack: Knapsack, seconds: float, *, within: float = 0.0) -> Found:
 
 
 def _run(programme: cp.Problem, seconds: float, gap: float) -> Outcome:
-    keep_highs_silent()
     limits = {"mip_rel_gap": 0.0, "mip_abs_gap": gap, "time_limit": max(seconds, SHORTEST)}
     try:
         programme.solve(solver=cp.HIGHS, threads=1, random_seed=0, **limits)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from onnxq.allocation.bit_allocation import BitAllocation
 from onnxq.allocation.choices import make_choices
 from onnxq.allocation.problem import AllocationProblem
-from onnxq.allocation.sensitivity import Reference, measure_sensitivities
+from onnxq.allocation.sensitivity import How, Reference, measure_sensitivities
 from onnxq.allocation.sensitivity_table import SensitivityTable
 from onnxq.allocation.uniform import best_uniform
 from onnxq.config import Config
@@ -22,7 +22,7 @@ from onnxq.data import Feed, set_apart
 from onnxq.ir.model import Model, Remark
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.progress import Listener
-from onnxq.runtime.staged_network import Quantized
+from onnxq.runtime.quantized_network import QuantizedNetwork
 
 Result = TypeVar("Result")
 
@@ -40,7 +40,7 @@ class Attempt(Generic[Result]):
     Attributes:
         allocation: the bits, with their predicted loss.
         model: prepared and equalized for these bits.
-        quantized: its solutions.
+        network: its solutions.
         loss: measured on samples that the solvers did not fit, where there are enough.
         result: whatever else came of it.
         error: standard error of the measured loss.
@@ -48,7 +48,7 @@ class Attempt(Generic[Result]):
 
     allocation: BitAllocation
     model: Model
-    quantized: Quantized
+    network: QuantizedNetwork
     loss: float
     result: Result
     error: float = 0.0
@@ -157,8 +157,7 @@ def _around(
         fitted,
         config,
         judged=judged,
-        method=problem.sensitivity.method,
-        metric=problem.sensitivity.metric,
-        reference=Reference(attempt.allocation.choice, attempt.quantized),
+        how=How(problem.sensitivity.method, problem.sensitivity.metric),
+        reference=Reference(attempt.allocation.choice, attempt.network),
         progress=progress,
     )

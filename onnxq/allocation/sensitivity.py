@@ -14,47 +14,56 @@ Tables and products have few forms, in which several candidates come out alike: 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxq.allocation.candidate_solutions import solve_candidates
+from onnxq.allocation.changed_loss import ChangedLoss
 from onnxq.allocation.choices import Choices, Part
-from onnxq.allocation.output_loss import OutputLoss
+from onnxq.allocation.entries import Entries
 from onnxq.allocation.sensitivity_table import SensitivityTable, as_matrix
 from onnxq.calibration.calibrate import Calibration
 from onnxq.calibration.observer import Observation
 from onnxq.calibration.output_quantizer import output_grid
+from onnxq.calibration.wanted import Wanted
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.config.bit_widths import FLOAT, Candidate
-from onnxq.data import Feed, samples_in
+from onnxq.data import Feed
 from onnxq.ir.activation_matmul import Product, find_products
 from onnxq.ir.layer import Layer, find_layers
 from onnxq.ir.mask import find_mask
 from onnxq.ir.model import Model
 from onnxq.ir.stage import Stage, split_stages
 from onnxq.ir.table import Table
-from onnxq.plan.make_plan import block_of, make_plan, table_bits
+from onnxq.plan.make_plan import make_plan, table_bits
 from onnxq.progress import Listener, Progress, silent
-from onnxq.quant.affine import fake_quantize
 from onnxq.quant.histogram import Histogram
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import QuantParams, QuantSpec, activation_spec
-from onnxq.runtime.activation_cache import passed
-from onnxq.runtime.staged_network import Chain, Quantized, make_step
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.closed_form.embedding import solve_table
-from onnxq.solve.closed_form.initial_solution import fitted_input
-from onnxq.solve.closed_form.normal_equations import lay_groundwork
-from onnxq.solve.layer import make_problem, solve_layer
 
 Array = NDArray[np.float64]
 
 METHODS = ("full", "scaled")
+
+
+@dataclass(frozen=True)
+class How:
+    """How losses are measured.
+
+    Attributes:
+        method: ``full`` runs the rest of the network for every candidate, ``scaled`` for one a layer.
+        metric: ``kl`` or ``mse``; None to choose by the outputs.
+    """
+
+    method: str = "full"
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,11 @@ class Reference:
 
     Attributes:
         bits: of its layers.
-        quantized: their solutions.
+        network: their solutions.
     """
 
     bits: Mapping[str, Candidate]
-    quantized: Quantized
+    network: QuantizedNetwork
 
 
 def measure_sensitivities(
@@ -77,8 +86,7 @@ def measure_sensitivities(
     config: Config,
     *,
     judged: Iterable[Feed] = (),
-    method: str = "full",
-    metric: str | None = None,
+    how: How = How(),
     reference: Reference | None = None,
     progress: Listener = silent,
 ) -> SensitivityTable:
@@ -90,8 +98,7 @@ def measure_sensitivities(
         feeds: batches of samples, which the candidates are solved on.
         judged: batches of other samples, which their losses are measured on; the same when there are none.
         config: container, memory limit, seed, second-order start; layers are solved by closed forms.
-        method: ``full`` or ``scaled``.
-        metric: ``kl`` or ``mse``; None to choose by the outputs.
+        how: the method and the metric.
         reference: a quantized network around which to measure; the float network when None.
         progress: told after each part.
 
@@ -99,17 +106,11 @@ def measure_sensitivities(
         CalibrationError: a layer reads or makes NaN or infinity in the float network.
     """
     config = replace(config, preset="light")
+    wanted = Wanted(sequential=True, mask=find_mask(model))
     with Calibration(
-        model,
-        feeds,
-        passing=judged,
-        sequential=True,
-        float_rows=False,
-        memory_limit=config.memory_limit,
-        seed=config.seed,
-        mask=find_mask(model),
+        model, feeds, wanted, memory_limit=config.memory_limit, seed=config.seed, passing=judged
     ) as calibration:
-        walk = _Walk(model, choices, calibration, config, reference or Reference({}, Quantized()), metric)
+        walk = _Walk(model, choices, calibration, config, reference or Reference({}, QuantizedNetwork()), how)
         done = 0
 
         def tell(part: Part) -> None:
@@ -120,7 +121,7 @@ def measure_sensitivities(
         for index, stage in enumerate(walk.stages):
             walk.observe(stage)
             for layer in stage.layers:
-                walk.measure(index, layer, method)
+                walk.measure(index, layer)
                 tell(layer)
             for table in (t for t in choices.tables if t.name in stage.nodes):
                 walk.measure_forms(index, table)
@@ -129,7 +130,7 @@ def measure_sensitivities(
                 walk.measure_forms(index, product)
                 tell(product)
             walk.advance(stage)
-        return walk.table(method)
+        return walk.table()
 
 
 class _Walk:
@@ -142,28 +143,18 @@ class _Walk:
         calibration: Calibration,
         config: Config,
         reference: Reference,
-        metric: str | None,
+        how: How,
     ) -> None:
         self._model, self._choices, self._calibration, self._config = model, choices, calibration, config
-        self._reference = reference
+        self._reference, self._method = reference, how.method
         self.stages = split_stages(model, choices.layers)
-        self._row = {name: i for i, name in enumerate(choices.names)}
-        self._column = {c: i for i, c in enumerate(choices.candidates)}
-        self._mean, self._error = (np.full(choices.open.shape, math.nan) for _ in range(2))
+        self._entries = Entries(choices)
         self._places = {c: _outputs(model, config, c) for c in choices.candidates}
         self._operands: dict[str, Histogram | None] = {t: None for p in choices.products for t in (p.left, p.right)}
         self._readers = Counter(layer.input for layer in choices.layers)
         self._seen = Observation({}, {})
-        self._judged = calibration.passing or range(calibration.batches)
-        exact_chain = Chain(model, self.stages, Quantized())
-        exact = [exact_chain.run(calibration.before(b), 0) for b in self._judged]
-        counts = [samples_in(calibration.before(b)) for b in self._judged]
-        self._loss = OutputLoss(exact, metric, chosen=model.not_comparable, samples=counts)
-        self._chain = Chain(model, self.stages, reference.quantized) if reference.bits else exact_chain
-        self._base = [
-            self._loss.of(place, self._chain.run(calibration.before(batch), 0))
-            for place, batch in enumerate(self._judged)
-        ]
+        around = reference.network if reference.bits else None
+        self._loss = ChangedLoss(model, self.stages, calibration, around, how.metric)
 
     def observe(self, stage: Stage) -> None:
         """Draw what the solvers of a stage's layers need."""
@@ -183,23 +174,25 @@ class _Walk:
 
     def advance(self, stage: Stage) -> None:
         """Let the reference network pass a stage."""
-        quantized = self._reference.quantized
+        quantized = self._reference.network
         grids, constants = quantized.grids(stage), quantized.constants(stage)
         self._calibration.advance(stage, grids, constants, quantized.quantizers(stage), _silent)
 
-    def measure(self, index: int, layer: Layer, method: str) -> None:
+    def measure(self, index: int, layer: Layer) -> None:
         """Fill a layer's row."""
         candidates = [c for c in self._choices.of(layer.name) if c != FLOAT]
-        solved = self._solved(layer, candidates)
-        anchors = candidates if method == "full" else _middle(candidates, solved)
+        solved = solve_candidates(
+            self._model, layer, candidates, self._seen, self._config, alone=self._readers[layer.input] == 1
+        )
+        anchors = candidates if self._method == "full" else _middle(candidates, solved)
         if self._reference.bits or FLOAT not in self._choices.of(layer.name):
             anchors = [*anchors, FLOAT] if FLOAT in self._choices.of(layer.name) else anchors
         else:
-            self._enter(layer, FLOAT, np.zeros(1))
+            self._entries.enter(layer, FLOAT, np.zeros(1))
         for candidate in anchors:
-            self._enter(layer, candidate, self._differences(index, layer, candidate, solved.get(candidate)))
-        if method == "scaled":
-            self._scale(layer, anchors[0] if anchors else FLOAT, solved)
+            self._entries.enter(layer, candidate, self._differences(index, layer, candidate, solved.get(candidate)))
+        if self._method == "scaled":
+            self._entries.scale(layer, anchors[0] if anchors else FLOAT, solved)
 
     def measure_forms(self, index: int, part: Table | Product) -> None:
         """Fill a table's or a product's row."""
@@ -210,54 +203,26 @@ class _Walk:
             if bits == FLOAT_BITS and not self._reference.bits:
                 found = np.zeros(1)
             elif isinstance(part, Table):
-                found = self._losses(index, self._with_table(part, bits))
+                found = self._loss.of(index, self._with_table(part, bits))
             else:
-                found = self._losses(index, *self._with_product(index, part, bits))
+                found = self._loss.of(index, *self._with_product(index, part, bits))
             for candidate in candidates:
-                self._enter(part, candidate, found)
+                self._entries.enter(part, candidate, found)
 
-    def table(self, method: str) -> SensitivityTable:
+    def table(self) -> SensitivityTable:
         """All rows."""
-        reference = np.concatenate(self._base)
+        reference = self._loss.reference
         return SensitivityTable(
             layers=self._choices.names,
             candidates=self._choices.candidates,
-            loss=as_matrix(self._mean),
-            error=as_matrix(self._error),
+            loss=as_matrix(self._entries.mean),
+            error=as_matrix(self._entries.error),
             metric=self._loss.metric,
-            method=method,
+            method=self._method,
             samples=len(reference),
             reference=self._reference.bits,
             reference_loss=float(reference.mean()) if self._reference.bits else 0.0,
         )
-
-    def _solved(self, layer: Layer, candidates: list[Candidate]) -> dict[Candidate, LayerSolution]:
-        """A layer at each of its candidates, on the reference network's inputs."""
-        rows = self._seen.rows[layer.name]
-        weight = self._model.constant(layer.weight)
-        bias = self._model.constant(layer.bias) if layer.bias else None
-        found: dict[Candidate, LayerSolution] = {}
-        for bits in dict.fromkeys(c.activations for c in candidates):
-            grid = None
-            if bits != FLOAT_BITS:
-                grid = activation_params(self._seen.histograms[layer.input], self._spec(bits))
-            alone = self._readers[layer.input] == 1
-            posed = partial(
-                make_problem,
-                layer,
-                weight,
-                bias,
-                target=self._config.rules,
-                bounded=self._config.bounded_influence,
-                tails=self._seen.histograms[layer.input].tails,
-            )
-            shared = fitted_input(posed(FLOAT_BITS, grid, rows, alone))
-            ground = lay_groundwork(shared) if self._config.second_order else None
-            for candidate in (c for c in candidates if c.activations == bits):
-                block = block_of(layer, candidate, self._config)
-                problem = posed(candidate.weights, shared.input, rows, False, block=block)
-                found[candidate] = solve_layer(layer, problem, self._config, self._config.seed, ground)
-        return {c: found[c] for c in candidates}
 
     def _form(self, part: Table | Product, candidate: Candidate) -> int:
         """Bits that a candidate means for a table or a product's operands."""
@@ -265,33 +230,32 @@ class _Walk:
             return table_bits(part, candidate, self._config)
         return 8 if self._config.quantizes_products(candidate.activations) else FLOAT_BITS
 
-    def _with_table(self, table: Table, bits: int) -> Quantized:
+    def _with_table(self, table: Table, bits: int) -> QuantizedNetwork:
         """The reference network with one table at other bits."""
-        key = table.weight, table.name
-        tables = {k: solution for k, solution in self._reference.quantized.tables.items() if k != key}
+        tables = {name: rows for name, rows in self._reference.network.tables.items() if name != table.name}
         if bits != FLOAT_BITS:
             values = self._model.constant(table.weight)
-            tables[key] = solve_table(table.name, values, bits, blocked=bool(table.rank))
-        return replace(self._reference.quantized, tables=tables)
+            tables[table.name] = solve_table(table.weight, values, bits, blocked=bool(table.rank))
+        return replace(self._reference.network, tables=tables)
 
-    def _with_product(self, index: int, product: Product, bits: int) -> tuple[Quantized, dict[str, QuantParams]]:
+    def _with_product(self, index: int, product: Product, bits: int) -> tuple[QuantizedNetwork, dict[str, QuantParams]]:
         """The reference network with one product's operands at other bits, and grids of those made in earlier stages.
 
         Those come as the reference network has them: where it has rounded them they stay so.
         """
         operands = (product.left, product.right)
-        outputs = {t: grid for t, grid in self._reference.quantized.outputs.items() if t not in operands}
+        outputs = {t: grid for t, grid in self._reference.network.outputs.items() if t not in operands}
         earlier: dict[str, QuantParams] = {}
         for tensor in operands if bits != FLOAT_BITS else ():
             histogram = self._operands[tensor]
             assert histogram is not None
             made_here = tensor in self.stages[index].tensors
             (outputs if made_here else earlier)[tensor] = activation_params(histogram, self._spec(bits))
-        return replace(self._reference.quantized, outputs=outputs), earlier
+        return replace(self._reference.network, outputs=outputs), earlier
 
     def _differences(self, index: int, layer: Layer, candidate: Candidate, solution: LayerSolution | None) -> Array:
         """Loss of each sample with one layer changed, minus that of the reference network, (samples,)."""
-        layers, outputs = dict(self._reference.quantized.layers), dict(self._reference.quantized.outputs)
+        layers, outputs = dict(self._reference.network.layers), dict(self._reference.network.outputs)
         layers.pop(layer.name, None)
         if layer.activated not in self._operands:
             outputs.pop(layer.activated, None)
@@ -301,45 +265,10 @@ class _Walk:
             if bits is not None:
                 histogram = self._seen.histograms[layer.activated]
                 outputs[layer.activated] = output_grid(self._model, layer.activated, histogram, self._spec(bits))
-        return self._losses(index, replace(self._reference.quantized, layers=layers, outputs=outputs))
-
-    def _losses(self, index: int, changed: Quantized, earlier: Mapping[str, QuantParams] | None = None) -> Array:
-        """Loss of each sample with one stage as in another network, minus that of the reference network, (samples,).
-
-        Args:
-            index: of the stage.
-            changed: the other network.
-            earlier: grids on which tensors from before the stage are rounded first.
-        """
-        stage = self.stages[index]
-        step, parts = None, []
-        for place, batch in enumerate(self._judged):
-            arrays = self._calibration.before(batch)
-            rounded = {
-                t: fake_quantize(arrays[t].astype(np.float32, copy=False), g) for t, g in (earlier or {}).items()
-            }
-            arrays = {**arrays, **rounded}
-            step = step or make_step(self._model, stage, arrays, changed)
-            outcome = self._chain.run(passed(stage, arrays, step.run(arrays)), index + 1)
-            parts.append(self._loss.of(place, outcome) - self._base[place])
-        return np.concatenate(parts)
+        return self._loss.of(index, replace(self._reference.network, layers=layers, outputs=outputs))
 
     def _spec(self, bits: int) -> QuantSpec:
         return activation_spec(bits, symmetric=self._config.rules.symmetric)
-
-    def _enter(self, part: Part, candidate: Candidate, differences: Array) -> None:
-        place = self._row[part.name], self._column[candidate]
-        self._mean[place] = differences.mean()
-        spread = differences.std(ddof=1) if len(differences) > 1 else 0.0
-        self._error[place] = spread / math.sqrt(len(differences))
-
-    def _scale(self, layer: Layer, anchor: Candidate, solved: Mapping[Candidate, LayerSolution]) -> None:
-        """Fill a row in proportion to the squared errors of the layer's own output."""
-        row, at = self._row[layer.name], self._column[anchor]
-        for candidate, solution in solved.items():
-            factor = solution.loss / max(solved[anchor].loss, 1e-30)
-            self._mean[row, self._column[candidate]] = self._mean[row, at] * factor
-            self._error[row, self._column[candidate]] = self._error[row, at] * factor
 
 
 def _middle(candidates: list[Candidate], solved: Mapping[Candidate, LayerSolution]) -> list[Candidate]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 from onnxq.calibration.hold_out import HoldOut, KeepBack, usual
 from onnxq.calibration.observer import Gathering, Observation, Sampling
 from onnxq.calibration.padding import Mask, read_mask
+from onnxq.calibration.wanted import Wanted
 from onnxq.data import samples_in
 from onnxq.ir.ceiling import find_ceilings
 from onnxq.ir.model import Model
-from onnxq.ir.stage import Stage, stage_model
-from onnxq.ir.subgraph import kind_of
+from onnxq.ir.stage import Stage
 from onnxq.ir.tensor import has_fixed_batch
 from onnxq.quant.moments import ChannelMoments, channel_moments
 from onnxq.quant.spec import QuantParams
@@ -31,11 +30,10 @@ from onnxq.runtime.memory import give_back_freed_memory, return_large_blocks
 from onnxq.runtime.prefetch import one_ahead
 from onnxq.runtime.session import Session
 from onnxq.runtime.spool import Arrays
+from onnxq.runtime.stage_session import stage_session
 
 Array = NDArray[np.float32]
 Progress = Callable[[int], None]
-
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 TIDY_EVERY = 8
 """Batches after which freed memory is returned to the system."""
@@ -47,56 +45,46 @@ class Calibration:
     Args:
         model: the prepared float model.
         feeds: batches of samples; read once.
-        passing: further batches, which pass through the network behind the others and are not observed.
-        sequential: keep a second copy for the network whose earlier layers are quantized.
+        wanted: what is gathered of them.
         memory_limit: bytes, shared by the spools, the rows and the solvers' copies of them.
-        float_rows: gather the float network's inputs of the rows too.
         seed: for the positions drawn.
-        moments: gather the moments of the float layers' outputs.
-        mask: name of the input that is 0 for padding, which is left out of rows and ranges.
         folder: where the spools may write.
-        keep_back: what some of the observed samples are kept back for; by their number when None.
-        rows: gather rows of the layers' inputs and outputs.
+        passing: further batches, which pass through the network behind the others and are not observed.
     """
 
     def __init__(
         self,
         model: Model,
         feeds: Iterable[Mapping[str, NDArray[np.generic]]],
+        wanted: Wanted,
         *,
-        sequential: bool,
-        float_rows: bool,
         memory_limit: int,
         seed: int,
-        moments: bool = False,
-        mask: str | None = None,
         folder: Path | None = None,
         passing: Iterable[Mapping[str, NDArray[np.generic]]] = (),
-        keep_back: KeepBack | None = None,
-        rows: bool = True,
     ) -> None:
         return_large_blocks()
         self._model = model
         self._float = Frontier(memory_limit // 64, folder)
-        self._quantized = Frontier(memory_limit // 64, folder) if sequential else self._float
+        self._quantized = Frontier(memory_limit // 64, folder) if wanted.sequential else self._float
         self._limit, self._folder = memory_limit, folder
         self._marked: Frontier | None = None
         self._starts: list[int] = []
-        self._mask, self._masks = mask, list[Mask | None]()
+        self._mask, self._masks = wanted.mask, list[Mask | None]()
         self.samples = 0
         try:
             self._read(feeds)
             self._sampling = Sampling(
                 seed=seed,
                 room=memory_limit // 10,
-                float_rows=float_rows,
-                moments=moments,
+                float_rows=wanted.float_rows,
+                moments=wanted.moments,
                 starts=tuple(self._starts),  # what passes behind these is not observed
                 samples=self.samples,
                 masks=tuple(self._masks),
-                hold_out=self._hold_out(keep_back),
-                rows=rows,
-                chosen=frozenset(model.not_comparable) if sequential else frozenset(),
+                hold_out=self._hold_out(wanted.keep_back),
+                rows=wanted.rows,
+                chosen=frozenset(model.not_comparable) if wanted.sequential else frozenset(),
                 ceilings=find_ceilings(model),
             )
             self._read(passing)
@@ -169,7 +157,7 @@ class Calibration:
             seen = exact if self._quantized is self._float else self._quantized.at(batch)
             feed = stage_feed(stage, exact, {})
             if not started:  # its model takes the element types of the first feed
-                started.append(self._session(stage, outputs, feed))
+                started.append(stage_session(self._model, stage, outputs, feed))
             return exact, seen, started[0].run(feed, outputs)
 
         for batch, (exact, seen, made) in enumerate(one_ahead(run, self.batches)):
@@ -210,7 +198,7 @@ class Calibration:
         def run(batch: int) -> Arrays:
             feed = stage_feed(stage, self._quantized.at(batch), inputs)
             if not started:
-                started.append(self._session(stage, wanted, feed, constants))
+                started.append(stage_session(self._model, stage, wanted, feed, constants))
             return started[0].run(feed, wanted)
 
         for batch, made in enumerate(one_ahead(run, self.batches)):
@@ -243,7 +231,7 @@ class Calibration:
         if self._quantized is self._float or not stage.nodes:
             return
         first = self._quantized.at(0)
-        session = self._session(stage, stage.makes, stage_feed(stage, first, {}), constants, quantizers)
+        session = stage_session(self._model, stage, stage.makes, stage_feed(stage, first, {}), constants, quantizers)
         step = Step(stage, session, inputs)
         ahead = passed(stage, first, step.run(first))
         if not self._quantized.worth_keeping(ahead, self.batches):
@@ -297,18 +285,6 @@ class Calibration:
     def outputs(self, batch: int) -> tuple[Arrays, Arrays]:
         """The network's outputs for one batch, float and quantized, once every stage has run."""
         return self._float.at(batch), self._quantized.at(batch)
-
-    def _session(
-        self,
-        stage: Stage,
-        outputs: Iterable[str],
-        feed: Arrays,
-        constants: Mapping[tuple[str, str], Array] = NOTHING,
-        quantizers: Mapping[str, QuantParams] = NOTHING,
-    ) -> Session:
-        types = {name: kind_of(value) for name, value in feed.items()}
-        part = stage_model(self._model, stage, list(outputs), types, constants, quantizers)
-        return Session(part, f"the part of the model from {stage.nodes[0]} to {stage.nodes[-1]}")
 
 
 def _tidy(batch: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from onnxq.cli.compiled_programs import keep_compiled_programs
 from onnxq.errors import OnnxqError
 from onnxq.report.wording import printable
 
@@ -35,6 +36,7 @@ class Shell(click.Group):
             reconfigure = getattr(stream, "reconfigure", None)
             if reconfigure is not None:  # a sign that the terminal's encoding lacks must not end a run
                 reconfigure(errors="replace")
+        keep_compiled_programs()
         try:
             status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:

@@ -24,7 +24,8 @@ from onnxq.ir.tensor import TensorInfo
 from onnxq.plan.inspection import Inspection
 from onnxq.report.run import RunReport
 from onnxq.verify import VerificationReport
-from onnxq.verify.report import LayerBits, LevelCheck, OutputFidelity, TensorRange
+from onnxq.verify.findings import LayerBits, TensorRange
+from onnxq.verify.report import LevelCheck, OutputFidelity
 
 Schema: TypeAlias = dict[str, Any]
 

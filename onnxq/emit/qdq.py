@@ -27,11 +27,12 @@ import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.config.targets import Target
 from onnxq.emit.bounds import drop_superfluous_bounds
+from onnxq.emit.graph_writer import GraphWriter, redirect
 from onnxq.emit.half import narrow_constants
 from onnxq.emit.packed import emit_packed, pays
 from onnxq.emit.spare import spare_outputs
@@ -43,12 +44,13 @@ from onnxq.ir.layer import Layer
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_outline
 from onnxq.ir.table import Table
-from onnxq.ir.topological_sort import sort_nodes, subgraphs
+from onnxq.ir.topological_sort import sort_nodes
 from onnxq.plan.values import LayerPlan, Plan
 from onnxq.quant.packing import Packing, pack
 from onnxq.quant.solution import LayerSolution, bias_integers, bias_scale, free_bias_scale
 from onnxq.quant.spec import Granularity, QuantParams
 from onnxq.quant.table import TableSolution
+from onnxq.runtime.quantized_network import QuantizedNetwork
 
 UNSIGNED_ZERO = 128
 """Zero point of weights that are stored as uint8."""
@@ -57,10 +59,9 @@ UNSIGNED_ZERO = 128
 def emit(
     model: Model,
     plan: Plan,
-    solutions: Mapping[str, LayerSolution],
-    outputs: Mapping[str, QuantParams],
+    network: QuantizedNetwork,
     config: Config,
-    tables: Mapping[str, TableSolution] | None = None,
+    *,
     byte_weights: Container[str] = (),
     no_nbits: Container[str] = (),
 ) -> onnx.ModelProto:
@@ -69,19 +70,17 @@ def emit(
     Args:
         model: the prepared float model, left unchanged.
         plan: which layers and places.
-        solutions: by layer name.
-        outputs: grids of the tensors in ``plan.outputs``, by name.
+        network: solutions of both.
         config: the container of small weights, and the target.
-        tables: solutions of ``plan.tables`` by the name of their nodes.
         byte_weights: layers whose weights take a byte each whatever the container.
         no_nbits: layers whose matrices take the form of rule 4 whatever their inputs' bits.
     """
     writer = _Writer(to_outline(model), config.rules)
-    for name, params in outputs.items():
+    for name, params in network.outputs.items():
         writer.quantize_for_all(name, params)
     for layer_plan in plan.layers:
-        layer, solution = layer_plan.layer, solutions[layer_plan.layer.name]
-        if solution.input is not None and layer.input not in outputs:
+        layer, solution = layer_plan.layer, network.layers[layer_plan.layer.name]
+        if solution.input is not None and layer.input not in network.outputs:
             writer.quantize_input(layer, solution.input)
         if solution.weight.scale.ndim == 2:
             writer.quantize_blocks(layer, solution)
@@ -89,7 +88,7 @@ def emit(
             form = "int8" if layer.name in byte_weights else stored_form(layer, solution, config)
             writer.quantize_weight(layer, solution, form, layer.name in no_nbits)
         writer.write_bias(layer_plan, solution)
-    writer.replace_tables([p.table for p in plan.tables], tables or {})
+    writer.replace_tables([p.table for p in plan.tables], network.tables)
     proto = writer.finish()
     write_notes_of_constants(proto, model.header, ("/quantized", "/packed", "/float"))
     if model.header.half:
@@ -103,38 +102,36 @@ def stored_form(layer: Layer, solution: LayerSolution, config: Config) -> str:
     return config.stored(solution.weight.spec.bits, activations, window=layer.window is not None)
 
 
-class _Writer:
-    """A graph being rewritten, with its names and readers at hand."""
+class _Writer(GraphWriter):
+    """A graph whose layers become quantized."""
 
     def __init__(self, outline: Outline, target: Target) -> None:
-        self._outline, self._proto, self._graph, self._target = outline, outline.proto, outline.proto.graph, target
-        self._nodes = {n.name: n for n in self._graph.node}
-        self._names = {name for n in self._graph.node for name in (*n.input, *n.output, n.name)}
-        self._names |= {t.name for t in (*self._graph.initializer, *self._graph.input, *self._graph.output)}
+        super().__init__(outline)
+        self._target = target
         self._pairs: dict[tuple[str, str], str] = {}
         self._kernels: dict[str, Sequence[int]] = {}
         self._helpers: dict[tuple[str, bytes], str] = {}
-        values = [v for v in (*self._graph.value_info, *self._graph.input) if v.type.tensor_type.HasField("shape")]
+        values = [v for v in (*self.graph.value_info, *self.graph.input) if v.type.tensor_type.HasField("shape")]
         self._ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
 
     def quantize_for_all(self, tensor: str, params: QuantParams) -> None:
         """Quantize a tensor where it is made; everything reads the quantized values."""
-        final = tensor in {o.name for o in self._graph.output}
-        raw = self._fresh(f"{tensor}/float") if final else tensor
+        final = tensor in {o.name for o in self.graph.output}
+        raw = self.fresh(f"{tensor}/float") if final else tensor
         if final:
-            for node in self._graph.node:
+            for node in self.graph.node:
                 node.output[:] = [raw if name == tensor else name for name in node.output]
-        readers = [] if final else list(self._graph.node)
+        readers = [] if final else list(self.graph.node)
         quantized = self._pair(raw, tensor, params, tensor if final else None)
         for node in readers:
-            _redirect(node, tensor, quantized)
+            redirect(node, tensor, quantized)
 
     def quantize_input(self, layer: Layer, params: QuantParams) -> None:
         """Put a Q/DQ pair before a layer; layers that read the same tensor on the same grid share it."""
         key = (layer.input, f"{params.spec.bits} {float(params.scale)!r} {params.zero_point}")
         if key not in self._pairs:
             self._pairs[key] = self._pair(layer.input, layer.input, params, None)
-        self._nodes[layer.name].input[0] = self._pairs[key]
+        self.nodes[layer.name].input[0] = self._pairs[key]
 
     def quantize_weight(self, layer: Layer, solution: LayerSolution, form: str, no_nbits: bool) -> None:
         """Store the integers behind a DequantizeLinear, or floats on their grid before a QuantizeLinear too."""
@@ -156,35 +153,35 @@ class _Writer:
         if solution.weight.spec.granularity is Granularity.PER_TENSOR:
             scale = scale.reshape(())
         zeros = np.full(scale.shape, zero, stored.dtype)
-        base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
+        base = layer.weight if self.has_one_reader(layer.weight) else f"{layer.weight}/{layer.name}"
         packing = pack(stored, bits, axis) if form == "packed" else None
         if packing is not None and pays(packing, base):
-            self._nodes[layer.name].input[1] = self._dequantise_packed(base, packing, scale, axis)
+            self.nodes[layer.name].input[1] = self._dequantize_packed(base, packing, scale, axis)
             return
         real = solution.dequantized(layer.channel_axis) if bits == 8 and self._target.float_weights else None
-        self._nodes[layer.name].input[1] = self._dequantize(base, stored, scale, zeros, axis, real)
+        self.nodes[layer.name].input[1] = self._dequantize(base, stored, scale, zeros, axis, real)
 
     def quantize_blocks(self, layer: Layer, solution: LayerSolution) -> None:
         """Store 4-bit integers with their blocks' scales, inputs first: the form that MatMulNBits takes."""
         integers, scale = solution.integers.astype(ml_dtypes.int4), solution.weight.scale
-        node = self._nodes[layer.name]
+        node = self.nodes[layer.name]
         if layer.transposed:
             integers, scale = np.ascontiguousarray(integers.T), np.ascontiguousarray(scale.T)
             kept = [a for a in node.attribute if a.name != "transB"]
             del node.attribute[:]
             node.attribute.extend(kept)
-        base = layer.weight if self._sole_reader(layer.weight) else f"{layer.weight}/{layer.name}"
+        base = layer.weight if self.has_one_reader(layer.weight) else f"{layer.weight}/{layer.name}"
         block = len(integers) // len(scale)
-        names = [self._constant(f"{base}/quantized", integers), self._constant(f"{base}/scale", scale)]
-        node.input[1] = self._node("DequantizeLinear", names, f"{base}/dequantized", axis=0, block_size=block)
+        names = [self.constant(f"{base}/quantized", integers), self.constant(f"{base}/scale", scale)]
+        node.input[1] = self.node("DequantizeLinear", names, f"{base}/dequantized", axis=0, block_size=block)
 
     def replace_tables(self, tables: Sequence[Table], solutions: Mapping[str, TableSolution]) -> None:
         """Look rows up as integers; see :mod:`onnxq.emit.tables`."""
-        emit_tables(self._proto, tables, solutions)
+        emit_tables(self.outline.proto, tables, solutions)
 
     def _apart(self, layer: Layer, stored: NDArray[Any]) -> tuple[NDArray[Any], int]:
         """The weights in a form that is not taken for MatMulNBits, which would round the input to 8 bits; its axis."""
-        node = self._nodes[layer.name]
+        node = self.nodes[layer.name]
         if layer.op == "Gemm" and not layer.transposed:
             kept = [a for a in node.attribute if a.name != "transB"]
             del node.attribute[:]
@@ -199,7 +196,7 @@ class _Writer:
         layer, bias = plan.layer, solution.bias
         if bias is None:
             return
-        base = layer.bias if layer.bias and self._sole_reader(layer.bias) else f"{layer.name}/bias"
+        base = layer.bias if layer.bias and self.has_one_reader(layer.bias) else f"{layer.name}/bias"
         if layer.op != "MatMul" and solution.input is not None and not self._target.float_bias:
             wide = max(plan.weights, plan.activations) > 8
             shared = bias_scale(solution.input.scale, solution.weight.scale, len(bias))
@@ -207,11 +204,11 @@ class _Writer:
             zeros = np.zeros(len(bias), np.int32)
             name = self._dequantize(base, bias_integers(bias, scale), scale, zeros, 0)
         else:
-            name = self._constant(base, bias)
-        node = self._nodes[layer.name]
+            name = self.constant(base, bias)
+        node = self.nodes[layer.name]
         if layer.op == "MatMul":
-            node = next(n for n in self._graph.node if layer.output in n.output)
-            _redirect(node, layer.bias or "", name)
+            node = next(n for n in self.graph.node if layer.output in n.output)
+            redirect(node, layer.bias or "", name)
         elif len(node.input) > 2:
             node.input[2] = name
         else:
@@ -219,25 +216,25 @@ class _Writer:
 
     def finish(self) -> onnx.ModelProto:
         """The model with its nodes in order and without what nothing reads any more."""
-        spare_outputs(self._graph, self._fresh)
-        drop_superfluous_bounds(self._graph)
-        sort_nodes(self._graph)
-        write_out_windows(self._graph, self._kernels)
-        self._outline.drop_unread()
-        del self._graph.value_info[:]
-        return self._outline.filled()
+        spare_outputs(self.graph, self.fresh)
+        drop_superfluous_bounds(self.graph)
+        sort_nodes(self.graph)
+        write_out_windows(self.graph, self._kernels)
+        self.outline.drop_unread()
+        del self.graph.value_info[:]
+        return self.outline.filled()
 
     def _pair(self, source: str, base: str, params: QuantParams, output: str | None) -> str:
         """Q and DQ behind a tensor, a Clip before them where the grid is narrower than its type."""
         dtype = params.spec.container
-        scale = self._constant(f"{base}/scale", np.asarray(params.scale, np.float32))
-        zero = self._constant(f"{base}/zero_point", np.asarray(params.zero_point).astype(dtype))
+        scale = self.constant(f"{base}/scale", np.asarray(params.scale, np.float32))
+        zero = self.constant(f"{base}/zero_point", np.asarray(params.zero_point).astype(dtype))
         if params.spec.bits < 8 * dtype.itemsize:
-            low = self._constant(f"{base}/low", np.asarray(params.lowest, np.float32))
-            high = self._constant(f"{base}/high", np.asarray(params.highest, np.float32))
-            source = self._node("Clip", [source, low, high], f"{base}/clipped")
-        quantized = self._node("QuantizeLinear", [source, scale, zero], f"{base}/quantized")
-        return self._node(
+            low = self.constant(f"{base}/low", np.asarray(params.lowest, np.float32))
+            high = self.constant(f"{base}/high", np.asarray(params.highest, np.float32))
+            source = self.node("Clip", [source, low, high], f"{base}/clipped")
+        quantized = self.node("QuantizeLinear", [source, scale, zero], f"{base}/quantized")
+        return self.node(
             "DequantizeLinear", [quantized, scale, zero], output or f"{base}/dequantized", fixed=bool(output)
         )
 
@@ -252,77 +249,37 @@ class _Writer:
     ) -> str:
         """A DequantizeLinear behind integers, or behind a QuantizeLinear of the real numbers that they stand for."""
         along: dict[str, Any] = {"axis": axis} if scale.ndim else {}
-        first = self._constant(
+        first = self.constant(
             f"{base}/quantized" if real is None else f"{base}/float", stored if real is None else real
         )
         grid = self._grid(base, scale, zeros)
         if real is not None:
-            first = self._node("QuantizeLinear", [first, *grid], f"{base}/quantized", **along)
-        return self._node("DequantizeLinear", [first, *grid], f"{base}/dequantized", **along)
+            first = self.node("QuantizeLinear", [first, *grid], f"{base}/quantized", **along)
+        return self.node("DequantizeLinear", [first, *grid], f"{base}/dequantized", **along)
 
-    def _dequantise_packed(self, base: str, packing: Packing, scale: NDArray[np.float32], axis: int) -> str:
+    def _dequantize_packed(self, base: str, packing: Packing, scale: NDArray[np.float32], axis: int) -> str:
         """A DequantizeLinear behind integers that are unpacked on the way."""
         along: dict[str, Any] = {"axis": axis} if scale.ndim else {}
-        integers = emit_packed(packing, base, self._unpacking, self._constant, self._helper)
+        integers = emit_packed(packing, base, self._unpacking, self.constant, self._helper)
         grid = self._grid(base, scale, np.zeros(scale.shape, np.int8))
-        return self._node("DequantizeLinear", [integers, *grid], f"{base}/dequantized", **along)
+        return self.node("DequantizeLinear", [integers, *grid], f"{base}/dequantized", **along)
 
     def _grid(self, base: str, scale: NDArray[np.float32], zeros: NDArray[np.generic]) -> list[str]:
         """Names of the scales and the zero points, which a bias may do without."""
-        names = [self._constant(f"{base}/scale", scale)]
+        names = [self.constant(f"{base}/scale", scale)]
         if zeros.dtype != np.int32:
-            names.append(self._constant(f"{base}/zero_point", zeros))
+            names.append(self.constant(f"{base}/zero_point", zeros))
         return names
-
-    def _node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
-        made = output if fixed else self._fresh(output)
-        node = helper.make_node(op, list(inputs), [made], self._fresh(f"{made}/{op}"), **attributes)
-        self._graph.node.append(node)
-        return made
 
     def _unpacking(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """A node called like what it makes: names count where there are many."""
-        made = self._fresh(output)
-        self._graph.node.append(helper.make_node(op, list(inputs), [made], made, **attributes))
+        made = self.fresh(output)
+        self.graph.node.append(helper.make_node(op, list(inputs), [made], made, **attributes))
         return made
-
-    def _constant(self, base: str, value: NDArray[np.generic]) -> str:
-        name = self._fresh(base)
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
 
     def _helper(self, name: str, value: NDArray[np.generic]) -> str:
         """A constant that all who ask for its name and value share."""
         key = (name, value.tobytes())
         if key not in self._helpers:
-            self._helpers[key] = self._constant(f"unpacking/{name}", value)
+            self._helpers[key] = self.constant(f"unpacking/{name}", value)
         return self._helpers[key]
-
-    def _fresh(self, name: str) -> str:
-        unique, count = name, 1
-        while unique in self._names:
-            count += 1
-            unique = f"{name}_{count}"
-        self._names.add(unique)
-        return unique
-
-    def _sole_reader(self, tensor: str) -> bool:
-        return sum(list(_all_reads(n)).count(tensor) for n in self._graph.node) == 1
-
-
-def _all_reads(node: onnx.NodeProto) -> Sequence[str]:
-    names = list(node.input)
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            names += _all_reads(inner)
-        names += [o.name for o in graph.output]
-    return names
-
-
-def _redirect(node: onnx.NodeProto, old: str, new: str) -> None:
-    for i, name in enumerate(node.input):
-        if name == old:
-            node.input[i] = new
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            _redirect(inner, old, new)

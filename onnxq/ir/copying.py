@@ -10,6 +10,8 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxq.ir.surgeon import copy_constant
+
 
 def copy_graph(graph: gs.Graph) -> gs.Graph:
     """Copy nodes, tensors, attributes and subgraphs; the arrays behind constants are shared, so replace them whole."""
@@ -47,7 +49,7 @@ def _copy(graph: gs.Graph, twins: dict[int, gs.Tensor]) -> gs.Graph:
 
 def _copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
     if isinstance(tensor, gs.Constant):
-        return gs.Constant(tensor.name, tensor._values, tensor.data_location, tensor._export_dtype)
+        return copy_constant(tensor)
     shape = None if tensor.shape is None else list(tensor.shape)
     return gs.Variable(tensor.name, tensor.dtype, shape, tensor.type)
 

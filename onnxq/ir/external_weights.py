@@ -14,12 +14,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxq.ir import size
 from onnxq.ir.constant import is_plain
-from onnxq.ir.quiet import quiet
+from onnxq.ir.surgeon import constant_message, export_graph, peek
 from onnxq.ir.topological_sort import reads, subgraphs
 
 # The IR version that introduced what an operator set may hold; a model must state at least this one.
@@ -79,15 +77,7 @@ def outline_of(graph: gs.Graph) -> Outline:
     """A graph as a message, and its large constants."""
     ends = {t.name for t in (*graph.inputs, *graph.outputs)}
     large = {t.name: t for t in graph.tensors().values() if t.name not in ends and _is_large(t)}
-    held = {name: tensor._values for name, tensor in large.items()}
-    try:  # onnx-graphsurgeon writes constants that were not read yet as they came: for the moment these came empty
-        for tensor in large.values():
-            tensor._values = LazyValues(_stub(tensor.name, tensor.dtype, tensor.shape))
-        with quiet():
-            proto = gs.export_onnx(graph, do_type_check=False)
-    finally:
-        for name, tensor in large.items():
-            tensor._values = held[name]
+    proto = export_graph(graph, [(t, _stub(name, t.dtype, t.shape)) for name, t in large.items()])
     _drop_twins(proto.graph, set())
     proto.ir_version = next(ir for opset, ir in IR_OF_OPSET if graph.opset >= opset)
     return Outline(proto, dict(large))
@@ -117,14 +107,10 @@ def _stub(name: str, dtype: np.dtype[np.generic], shape: Sequence[int]) -> Tenso
 
 
 def _array(constant: gs.Constant | NDArray[np.float32]) -> NDArray[np.generic]:
-    if isinstance(constant, gs.Constant):
-        values = constant._values
-        constant = values.load() if isinstance(values, LazyValues) else values
-    return np.ascontiguousarray(constant)
+    return np.ascontiguousarray(peek(constant) if isinstance(constant, gs.Constant) else constant)
 
 
 def _message(name: str, constant: gs.Constant | NDArray[np.float32]) -> TensorProto:
     if isinstance(constant, gs.Constant):
-        message: TensorProto = OnnxExporter.export_tensor_proto(constant)
-        return message
+        return constant_message(constant)
     return numpy_helper.from_array(constant, name)

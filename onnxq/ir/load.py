@@ -15,14 +15,13 @@ from onnx.external_data_helper import uses_external_data
 
 from onnxq.errors import ModelError, OnnxqError, UnsupportedError
 from onnxq.ir.beyond import hide, name_standard_domain, show
-from onnxq.ir.constant import detach_constants
 from onnxq.ir.half_to_float import widen_half_floats
 from onnxq.ir.header import read_header, without_foreign_types, write_header
 from onnxq.ir.model import Model
 from onnxq.ir.opset import raise_opset
-from onnxq.ir.quiet import quiet
 from onnxq.ir.size import large_weights, without_large_weights
 from onnxq.ir.sparse import make_dense
+from onnxq.ir.surgeon import detach_constants, import_graph
 from onnxq.ir.topological_sort import sort_nodes
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 27
@@ -77,8 +76,7 @@ def _read(proto: onnx.ModelProto, minimum_opset: int, name: str) -> Model:
     if beyond:
         show(proto)
     without_foreign_types(proto.graph)
-    with quiet():
-        graph = gs.import_onnx(proto)
+    graph = import_graph(proto)
     _restore_overridable(graph, proto.graph)
     detach_constants(graph)
     return Model(graph=graph, header=replace(header, half=half))

@@ -13,12 +13,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxq.ir.constant import is_plain, is_plain_dtype
 from onnxq.ir.layer import LAYER_OPS
 from onnxq.ir.model import Model
 from onnxq.ir.operators import Trait, operators_with
+from onnxq.ir.surgeon import node_message
 from onnxq.passes.graph_editor import Draft, op_of
 
 MOVING = operators_with(Trait.REARRANGES, Trait.CONVERTS) - operators_with(Trait.DRAWS)
@@ -80,5 +80,5 @@ def _moved_value(draft: Draft, node: gs.Node) -> NDArray[Any] | None:
     if any(value is None for value in values.values()):
         return None
     opset = {"": int(draft.graph.opset)}
-    results: list[Any] = list(ReferenceEvaluator(OnnxExporter.export_node(node), opsets=opset).run(None, values))
+    results: list[Any] = list(ReferenceEvaluator(node_message(node), opsets=opset).run(None, values))
     return np.asarray(results[0])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxq.ir.model import Model
+from onnxq.ir.surgeon import renamed_constant
 from onnxq.passes.graph_editor import Draft
 
 
@@ -22,7 +23,7 @@ def own_outputs(model: Model) -> Model:
     for index, output in enumerate(draft.graph.outputs):
         if not isinstance(output, gs.Constant) or output.name in inputs or draft.is_read_inside(output):
             continue
-        source = gs.Constant(draft.new_name(f"{output.name}/constant"), output._values)
+        source = renamed_constant(output, draft.new_name(f"{output.name}/constant"))
         for reader in list(output.outputs):
             for place, tensor in enumerate(reader.inputs):
                 if tensor is output:

@@ -19,14 +19,14 @@ class TableSolution:
     """Rows on their grids.
 
     Attributes:
-        table: name of its node.
+        constant: name of the constant that holds the rows in float.
         bits: 4 or 8.
         integers: (rows, columns), int8, from −2^(bits−1) on.
         scale: (rows, blocks), float16, in units of ``unit``.
         unit: float32.
     """
 
-    table: str
+    constant: str
     bits: int
     integers: NDArray[np.int8]
     scale: NDArray[np.float16]

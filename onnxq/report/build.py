@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from onnxq.acceptance.fallbacks import Emitted
 from onnxq.config import Config
 from onnxq.ir.floats import told
 from onnxq.ir.model import Remark
@@ -21,7 +22,7 @@ from onnxq.validation.judgement import Judgement
 from onnxq.validation.outliers import Unlike
 from onnxq.validation.quality import OutputQuality, output_qualities
 from onnxq.validation.unseen import Made
-from onnxq.verify import LevelCheck, TensorRange, VerificationReport, audit_bits
+from onnxq.verify import TensorRange, VerificationReport, audit_bits
 from onnxq.verify.selection import FLOATS
 from onnxq.version import VERSION
 
@@ -37,8 +38,7 @@ def run_report(
     config: Config,
     folds: Folds,
     unlike: Unlike,
-    proto: onnx.ModelProto,
-    checks: tuple[LevelCheck, ...],
+    emitted: Emitted,
     size: int,
     seconds: Mapping[str, float],
     stages: Sequence[StageReport],
@@ -50,13 +50,12 @@ def run_report(
         config: how.
         folds: how these were kept apart.
         unlike: samples that are unlike all others.
-        proto: the quantized model.
-        checks: how it ran at each optimization level.
+        emitted: the quantized model.
         size: of the float model, bytes.
         seconds: by stage.
         stages: what each changed.
     """
-    plan, network = made.plan, made.network
+    plan, network, proto = made.plan, made.network, emitted.proto
     unseen = output_qualities(made.judgement) if made.judgement else ()
     audited = {bits.name: bits for bits in audit_bits(proto)}
     layers = []
@@ -99,7 +98,7 @@ def run_report(
         judged=len(made.judgement.samples) if made.judgement else 0,
         unseen=unseen,
         simulated_sqnr_db=dict.fromkeys(network.sqnr_db) | _figures(unseen),
-        loads=checks,
+        loads=emitted.checks,
         fp32=size,
         quantized=model_bytes(proto),
         quantized_share=plan.share,
@@ -178,27 +177,24 @@ def _beside_kept(lost: float) -> float:
 
 def adapted_report(
     report: RunReport,
-    proto: onnx.ModelProto,
-    checks: tuple[LevelCheck, ...],
+    emitted: Emitted,
     told: StageReport,
     judgement: Judgement | None,
     samples: int,
-    remarks: tuple[Remark, ...],
 ) -> RunReport:
     """The report of a run whose model was adapted to other samples.
 
     Args:
         report: of the run.
-        proto: the adapted model.
-        checks: how it ran at each optimization level.
+        emitted: the adapted model.
         told: what the adaptation came to.
         judgement: on those of them that were held back, None where none was.
         samples: of the other kind.
-        remarks: what else is to be said.
     """
     unseen = output_qualities(judgement) if judgement else ()
-    audited = {bits.name: bits for bits in audit_bits(proto)}
+    audited = {bits.name: bits for bits in audit_bits(emitted.proto)}
     stored = [(layer, audited.get(layer.name)) for layer in report.layers]
+    kept = [note for note in report.notes if note not in tuple(_poor(report.unseen))]
     layers = (
         replace(
             layer,
@@ -210,15 +206,15 @@ def adapted_report(
     return replace(
         report,
         layers=tuple(layers),
-        notes=(*(note for note in report.notes if note not in tuple(_poor(report.unseen))), *remarks, *_poor(unseen)),
+        notes=(*kept, *emitted.remarks, *_poor(unseen)),
         stages=(*report.stages, told),
         judged_by="hold-out" if judgement else "nothing",
         judged=len(judgement.samples) if judgement else 0,
         unseen=unseen,
         simulated_sqnr_db=_figures(unseen),
         adapted=samples,
-        loads=checks,
-        quantized=model_bytes(proto),
+        loads=emitted.checks,
+        quantized=model_bytes(emitted.proto),
     )
 
 

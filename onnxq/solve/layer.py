@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,20 +25,35 @@ from onnxq.solve.closed_form.row_weights import influence
 from onnxq.solve.problem import Array, LayerProblem, Solution, Status
 
 
+@dataclass(frozen=True)
+class LayerTask:
+    """What is asked of a layer.
+
+    Attributes:
+        bits: of the weights.
+        block: inputs that share a scale of a channel; None where all do.
+        target: what the runtime takes; a scale for each channel and int32 biases when None.
+        fit_input: the input's grid may be fitted.
+        bounded: rows of outlying power count for less.
+        refit: rows held back are fitted too once a start has been chosen by them.
+    """
+
+    bits: int
+    block: int | None = None
+    target: Target | None = None
+    fit_input: bool = False
+    bounded: bool = True
+    refit: bool = False
+
+
 def make_problem(
     layer: Layer,
     weight: Array,
     bias: Array | None,
-    bits: int,
+    task: LayerTask,
     grid: QuantParams | None,
     rows: Rows,
-    fit_input: bool,
-    block: int | None = None,
-    target: Target | None = None,
-    *,
-    bounded: bool = True,
     tails: Tails = NO_TAILS,
-    refit: bool = False,
 ) -> LayerProblem:
     """A layer and its rows in the solver's form.
 
@@ -46,16 +61,12 @@ def make_problem(
         layer: which.
         weight: float, in the stored shape.
         bias: float, (channels,); None where the layer has none.
-        bits: of the weights.
+        task: what is asked for.
         grid: of the input; None to leave it in float.
         rows: of its inputs and outputs.
-        fit_input: the input's grid may be fitted.
-        block: inputs that share a scale of a channel; None where all do.
-        target: what the runtime takes; a scale for each channel and int32 biases when None.
-        bounded: rows of outlying power count for less.
         tails: what new samples bring beyond the input's values.
-        refit: rows held back are fitted too once a start has been chosen by them.
     """
+    target, bits, block = task.target, task.bits, task.block
     rule = target.layers[layer.op] if target else LayerRule()
     one_scale = rule.one_scale and block is None
     signed_8_bit = bits == 8 and grid is not None and grid.spec.bits == 8 and not rule.unsigned
@@ -67,7 +78,7 @@ def make_problem(
         y=rows.y,
         train=rows.train,
         units=rows.units,
-        influence=influence(rows.x, rows.y) if bounded else np.ones(len(rows.train), np.float32),
+        influence=influence(rows.x, rows.y) if task.bounded else np.ones(len(rows.train), np.float32),
         weight=matrix,
         bias=np.zeros((groups, channels), np.float32) if bias is None else bias.reshape(groups, channels),
         low=layer.low,
@@ -75,14 +86,14 @@ def make_problem(
         weight_spec=weight_spec(bits, Granularity.PER_TENSOR if one_scale else Granularity.PER_CHANNEL),
         input=grid,
         shared_scales=scales_are_shared(layer),
-        fit_input=fit_input,
+        fit_input=task.fit_input,
         fit_bias=bias is not None or layer.op != "MatMul",
         pairs=multiplied_in_pairs(layer) if signed_8_bit else None,
         block=block,
         one_scale=one_scale,
         int32_bias=target is None or not target.float_bias,
         tails=tails,
-        refit=refit,
+        refit=task.refit,
     )
 
 
@@ -107,9 +118,7 @@ def solve_layer(
     if config.refines:
         # JAX takes a second to load, and the light preset does without it.
         from onnxq.solve.gradient.adaquant import refine
-        from onnxq.solve.gradient.compilation import keep_compiled_programs
 
-        keep_compiled_programs()
         solution = refine(problem, solution, config.refinement, seed)
     settled = scored(problem, _settle(layer, problem, solution))
     columns = _stored_scales(problem, settled.scale)

@@ -13,7 +13,8 @@ from onnxq.ir.tensor import has_fixed_batch
 from onnxq.plan.inspection import pass_work
 from onnxq.plan.values import Plan
 from onnxq.progress import Listener, Progress
-from onnxq.solve.network import NetworkSolution
+from onnxq.runtime.quantized_network import QuantizedNetwork
+from onnxq.solve.gradient.circumstances import Circumstances
 from onnxq.solve.stage_report import StageReport, judged_stage
 
 
@@ -48,16 +49,14 @@ def affordable(config: Config, model: Model, plan: Plan, feed: Feed) -> tuple[Co
 def tune(
     model: Model,
     plan: Plan,
-    network: NetworkSolution,
+    network: QuantizedNetwork,
     feeds: Sequence[Feed],
     config: Config,
     progress: Listener,
-) -> tuple[NetworkSolution, StageReport]:
+) -> tuple[QuantizedNetwork, StageReport]:
     """The network tuned as a whole, and what came of it."""
-    from onnxq.solve.gradient.compilation import keep_compiled_programs
     from onnxq.solve.gradient.tuning import Outcome, tune_network  # they load JAX
 
-    keep_compiled_programs()
     options, done = config.tuning, 0
 
     def tick(steps: int) -> None:
@@ -70,15 +69,10 @@ def tune(
     tuning = tune_network(
         to_proto(model),
         [p.layer for p in plan.layers],
-        network.layers,
-        network.outputs,
+        network,
         feeds,
         options,
-        tables={p.table.weight: network.tables[p.table.name].dequantized() for p in plan.tables},
-        fixed=has_fixed_batch(model.inputs),
-        memory_limit=config.memory_limit,
-        seed=config.seed,
-        tick=tick,
+        Circumstances(has_fixed_batch(model.inputs), config.memory_limit, config.seed, tick),
     )
     did = f"{tuning.outcome.value}{': ' if tuning.detail else ''}{tuning.detail}"
     told = judged_stage("tune", did, "loss on held-out samples", tuning.loss_before, tuning.loss_after)

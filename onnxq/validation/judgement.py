@@ -15,10 +15,10 @@ from onnxq.ir.save import to_outline
 from onnxq.ir.stage import split_stages
 from onnxq.plan.values import Plan
 from onnxq.runtime.activation_cache import passed
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.session import Session
 from onnxq.runtime.spool import Arrays
-from onnxq.runtime.staged_network import Quantized, make_step
-from onnxq.solve.network import NetworkSolution, by_constant
+from onnxq.runtime.staged_network import make_step
 from onnxq.verify import is_numeric
 
 Double = NDArray[np.float64]
@@ -94,7 +94,7 @@ def exact_outputs(model: Model, feeds: Sequence[Feed]) -> list[Arrays]:
 def judge(
     model: Model,
     plan: Plan,
-    network: NetworkSolution,
+    network: QuantizedNetwork,
     feeds: Sequence[Feed],
     exact: Sequence[Arrays],
     samples: NDArray[np.int64] | None = None,
@@ -124,10 +124,8 @@ def judge(
     )
 
 
-def simulated_outputs(model: Model, plan: Plan, network: NetworkSolution, feeds: Sequence[Feed]) -> Iterator[Arrays]:
+def simulated_outputs(model: Model, plan: Plan, network: QuantizedNetwork, feeds: Sequence[Feed]) -> Iterator[Arrays]:
     """The quantized network's outputs for each feed; one stage is ready to run at a time, for a few feeds together."""
-    tables = by_constant((p.table for p in plan.tables), network.tables)
-    quantized = Quantized(network.layers, network.outputs, tables)
     stages = split_stages(model, [p.layer for p in plan.layers])
     first = 0
     while first < len(feeds):
@@ -136,7 +134,7 @@ def simulated_outputs(model: Model, plan: Plan, network: NetworkSolution, feeds:
             ahead.append({name: np.asarray(value) for name, value in feeds[first].items()})
             first += 1
         for stage in stages:
-            step = make_step(model, stage, ahead[0], quantized) if stage.makes else None
+            step = make_step(model, stage, ahead[0], network) if stage.makes else None
             ahead = [passed(stage, arrays, step.run(arrays) if step else {}) for arrays in ahead]
         yield from ahead
 

@@ -25,9 +25,11 @@ from onnxq.preprocess.cross_layer_equalization import equalize_layers
 from onnxq.preprocess.smoothquant import migrate_ranges
 from onnxq.progress import silent
 from onnxq.runtime.memory import free_old_graphs
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.spool import Arrays
 from onnxq.solve.checkpoint import Checkpoint
-from onnxq.solve.network import Making, NetworkSolution, Ranges, solve_network
+from onnxq.solve.making import Making, Ranges
+from onnxq.solve.network import solve_network
 from onnxq.validation.folds import Fold, Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
 
@@ -183,7 +185,7 @@ def plain_config(config: Config) -> Config:
 
 def solve_plain(
     model: Model, config: Config, choice: Choice, ranges: Ranges, feeds: Sequence[Feed]
-) -> tuple[Plan, NetworkSolution]:
+) -> tuple[Plan, QuantizedNetwork]:
     """The network with weights rounded to nearest."""
     plan = make_plan(model, config, choice)
     nowhere = Checkpoint(None, "", resume=False)

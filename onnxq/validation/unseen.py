@@ -15,8 +15,10 @@ from onnxq.plan.values import Plan
 from onnxq.preprocess.cross_layer_equalization import RANGE_SAMPLES
 from onnxq.progress import silent
 from onnxq.quant.decibels import decibels
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.checkpoint import Checkpoint
-from onnxq.solve.network import Making, NetworkSolution, Ranges, solve_network
+from onnxq.solve.making import Making, Ranges
+from onnxq.solve.network import solve_network
 from onnxq.validation.folds import Folds
 from onnxq.validation.judgement import Judgement, exact_outputs, judge, together
 from onnxq.validation.rewrites import Choice, Plainest, Rewrite, rewritten, solve_plain
@@ -48,7 +50,7 @@ class Made:
 
     model: Model
     plan: Plan
-    network: NetworkSolution
+    network: QuantizedNetwork
     judgement: Judgement | None
     remarks: tuple[Remark, ...] = ()
 

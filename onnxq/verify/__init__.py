@@ -6,18 +6,11 @@ finds. So it judges models of any origin, and a mistake elsewhere in onnxq canno
 
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
+from onnxq.verify.findings import FirstDifference, LayerBits, TensorRange
 from onnxq.verify.finite import Finiteness, finiteness, is_numeric
 from onnxq.verify.levels import check_levels, deviation, deviation_from
 from onnxq.verify.ranges import measure_ranges
-from onnxq.verify.report import (
-    FirstDifference,
-    Latency,
-    LayerBits,
-    LevelCheck,
-    OutputFidelity,
-    TensorRange,
-    VerificationReport,
-)
+from onnxq.verify.report import Latency, LevelCheck, OutputFidelity, VerificationReport
 from onnxq.verify.session import LEVELS
 from onnxq.verify.trace import first_difference, unoptimized_values
 

@@ -10,9 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx.inliner import inline_local_functions
 
+from onnxq.verify.findings import LayerBits
 from onnxq.verify.folded import Folder
 from onnxq.verify.grid import clip_bound, container, dequantized, quantized_type, stored
-from onnxq.verify.report import LayerBits
 from onnxq.verify.source import ModelLike, read_model
 from onnxq.verify.value_origin import Scope, Value
 

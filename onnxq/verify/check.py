@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from onnxq.errors import CalibrationError, ModelError
 from onnxq.verify.bits import audit_bits
 from onnxq.verify.comparison import Comparison
+from onnxq.verify.findings import FirstDifference
 from onnxq.verify.kernel_census import take_census
 from onnxq.verify.latency import measure_latency
 from onnxq.verify.levels import compare_levels
 from onnxq.verify.ranges import RangeMeter
-from onnxq.verify.report import FirstDifference, LevelCheck, VerificationReport
+from onnxq.verify.report import LevelCheck, VerificationReport
 from onnxq.verify.session import reason
 from onnxq.verify.source import Feed, ModelLike, ModelSource
 from onnxq.verify.trace import TOLERANCE, first_difference

@@ -21,8 +21,8 @@ from onnx.inliner import inline_local_functions
 
 from onnxq.errors import VerificationError
 from onnxq.verify.cut import Cutter
+from onnxq.verify.findings import TensorRange
 from onnxq.verify.places import Place, find_places
-from onnxq.verify.report import TensorRange
 from onnxq.verify.session import LEVELS, reason, start_session
 from onnxq.verify.source import Feed, ModelLike, ModelSource, describe, read_model, serialized
 from onnxq.verify.value_origin import Scope

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxq.verify.cut import Cutter
+from onnxq.verify.findings import FirstDifference
 from onnxq.verify.levels import deviation
-from onnxq.verify.report import FirstDifference
 from onnxq.verify.session import LEVELS, reason, start_session
 from onnxq.verify.source import Feed, ModelLike, describe, read_model, serialized
 

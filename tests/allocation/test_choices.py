@@ -18,7 +18,7 @@ from onnxq.allocation.cost.operations import read_energy
 from onnxq.allocation.cost.table import cost_table
 from onnxq.allocation.measure import Measuring, merged
 from onnxq.allocation.mixed import tables_for
-from onnxq.allocation.sensitivity import Reference, measure_sensitivities
+from onnxq.allocation.sensitivity import How, Reference, measure_sensitivities
 from onnxq.allocation.sensitivity_table import SensitivityTable
 from onnxq.api import quantize
 from onnxq.config import Config
@@ -26,16 +26,15 @@ from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
 from onnxq.ir.load import load
 from onnxq.ir.model import Model
 from onnxq.ir.save import to_proto
-from onnxq.ir.table import find_tables
 from onnxq.passes.prepare import prepare
 from onnxq.plan.make_plan import make_plan
 from onnxq.progress import silent
 from onnxq.quant.spec import QuantParams
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.session import Session
-from onnxq.runtime.staged_network import Quantized
 from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.closed_form.embedding import solve_table
-from onnxq.solve.network import NetworkSolution, by_constant, solve_network
+from onnxq.solve.network import solve_network
 
 W4A32, W4A8, W8A8 = Candidate(4, 32), Candidate(4, 8), Candidate(8, 8)
 FREE = Config(edge_bits="same", candidates=("w4a32", "w8a8", "w4a8"), equalise=False)
@@ -78,7 +77,7 @@ def test_tables_and_products_that_an_allocation_does_not_name_follow_the_configu
 def test_an_entry_of_a_table_or_a_product_is_the_loss_with_it_alone_quantised() -> None:
     model, feed = prepared(), sentences()
     choices = make_choices(model, (W4A32, W8A8), FREE)
-    table = measure_sensitivities(model, choices, [feed], FREE, metric="mse")
+    table = measure_sensitivities(model, choices, [feed], FREE, how=How(metric="mse"))
     exact = outputs(to_proto(model))
     for name, candidate, bits in (("words", W4A32, 4), ("words", W8A8, 8), ("places", W4A32, 4)):
         constant = {"words": "table", "places": "positions"}[name]
@@ -98,8 +97,7 @@ def test_around_a_quantised_network_a_part_as_it_is_changes_nothing_and_in_float
     model = prepared()
     choices = make_choices(model, (W4A8, FLOAT), FREE)
     found = quantized_throughout(model, W4A8)
-    tables = by_constant(find_tables(model), found.tables)
-    reference = Reference(dict.fromkeys(choices.names, W4A8), Quantized(found.layers, found.outputs, tables))
+    reference = Reference(dict.fromkeys(choices.names, W4A8), found)
     table = measure_sensitivities(model, choices, [sentences()], FREE, reference=reference)
     for name in TABLES + PRODUCTS:
         assert entry(table, name, W4A8) == pytest.approx(0.0, abs=1e-9)
@@ -176,7 +174,7 @@ def entry(table: SensitivityTable, name: str, candidate: Candidate) -> float:
     return table.loss[table.layers.index(name)][table.candidates.index(candidate)]
 
 
-def quantized_throughout(model: Model, candidate: Candidate) -> NetworkSolution:
+def quantized_throughout(model: Model, candidate: Candidate) -> QuantizedNetwork:
     names = make_choices(model, [candidate], FREE).names
     plan = make_plan(model, FREE, dict.fromkeys(names, candidate))
     return solve_network(model, plan, FREE, [sentences()], Checkpoint(None, "", resume=False), silent)

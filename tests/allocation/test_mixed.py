@@ -16,7 +16,7 @@ from small_models import build, normal, weight
 from tiny_model import LAYERS, tiny_images, tiny_model
 
 import onnxq
-from onnxq import api
+from onnxq import api, pipeline
 from onnxq.allocation.allocate import allocate
 from onnxq.allocation.bit_allocation import BitAllocation, Outcome
 from onnxq.allocation.problem import problem_from_json
@@ -29,6 +29,7 @@ from onnxq.config import make_config
 from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.config.budget import Budget
 from onnxq.errors import ConfigError, UnsupportedError
+from onnxq.ir.model import Model
 from onnxq.runtime.session import Session
 
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
@@ -99,6 +100,45 @@ def test_the_same_candidates_and_seed_give_the_same_bytes_from_an_array_and_from
     whole = onnxq.quantize(tiny_model(), images, MIX).model.SerializeToString(deterministic=True)
     parts = ({"image": images[i : i + 7]} for i in range(0, 24, 7))
     assert onnxq.quantize(tiny_model(), parts, MIX).model.SerializeToString(deterministic=True) == whole
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The operator sets that the model is read at."""
+    asked: list[int] = []
+
+    def load(*given: Any, **options: Any) -> Model:
+        asked.append(options["minimum_opset"])
+        return pipeline_load(*given, **options)
+
+    pipeline_load = pipeline.load
+    monkeypatch.setattr(pipeline, "load", load)
+    return asked
+
+
+def test_the_model_is_read_once_for_all_that_is_tried(read: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = onnxq.Config(candidates=("w4a8", "w8a8"), budget=("size=0.85",), edge_bits="same", table_samples=16)
+    result = onnxq.quantize(tiny_model(), tiny_images(48), config)
+    assert read == [21]
+    monkeypatch.setattr(pipeline.Source, "at", lambda self, opset: pipeline.prepared_model(tiny_model(), config, opset))
+    again = onnxq.quantize(tiny_model(), tiny_images(48), config)
+    assert len(read) > 2
+    assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "asked", "expected"),
+    [(17, [21, 21, 13], [21, 13]), (22, [21, 13, 21], [21]), (13, [13, 21, 13, 21], [13, 21])],
+)
+def test_a_model_is_read_again_only_where_that_gives_another(
+    source: int, asked: list[int], expected: list[int], read: list[int]
+) -> None:
+    """What was raised is not what a lower operator set would have left as it was."""
+    model = tiny_model()
+    model.opset_import[0].version = source
+    found = pipeline.Source(model, onnxq.Config())
+    assert [found.at(opset).opset for opset in asked] == [max(opset, source) for opset in asked]
+    assert read == expected
 
 
 def test_a_budget_that_cannot_be_kept_is_told_before_anything_is_solved() -> None:

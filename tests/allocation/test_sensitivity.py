@@ -10,7 +10,7 @@ from tiny_model import tiny_images, tiny_model
 from onnxq.allocation.choices import Choices, find_agreements, make_choices
 from onnxq.allocation.output_loss import OutputLoss
 from onnxq.allocation.problem import Agreement
-from onnxq.allocation.sensitivity import Reference, measure_sensitivities
+from onnxq.allocation.sensitivity import How, Reference, measure_sensitivities
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
 from onnxq.emit.qdq import emit
@@ -22,10 +22,11 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan.make_plan import make_plan
 from onnxq.progress import silent
 from onnxq.quant.solution import LayerSolution
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.session import Session
-from onnxq.runtime.staged_network import Chain, Quantized
+from onnxq.runtime.staged_network import Chain
 from onnxq.solve.checkpoint import Checkpoint
-from onnxq.solve.network import NetworkSolution, solve_network
+from onnxq.solve.network import solve_network
 
 PARALLEL = Config(mode="parallel", edge_bits="same", weights=4, container="int4")
 CANDIDATES = parse_candidates("w2a8,w4a4,w4a32,float")
@@ -40,7 +41,7 @@ def everywhere(model: Model, candidate: Candidate) -> dict[str, Candidate]:
     return dict.fromkeys((layer.name for layer in find_layers(model)[0]), candidate)
 
 
-def solved(model: Model, feed: dict[str, np.ndarray], choice: dict[str, Candidate]) -> NetworkSolution:
+def solved(model: Model, feed: dict[str, np.ndarray], choice: dict[str, Candidate]) -> QuantizedNetwork:
     plan = make_plan(model, PARALLEL, choice)
     return solve_network(model, plan, PARALLEL, [feed], Checkpoint(None, "", resume=False), silent)
 
@@ -50,7 +51,7 @@ def outputs_with(
 ) -> list[np.ndarray]:
     """What onnxruntime makes of the whole emitted network."""
     plan = make_plan(model, PARALLEL, choice)
-    proto = emit(model, plan, solutions, {}, PARALLEL)
+    proto = emit(model, plan, QuantizedNetwork(solutions), PARALLEL)
     return [np.asarray(v, np.float64) for v in Session(proto, "the whole").run(feed).values()]
 
 
@@ -87,7 +88,7 @@ def test_around_a_quantised_network_an_entry_is_the_difference_from_it_and_may_b
     network = solved(model, feed, bits)
     choices = make_choices(model, (Candidate(2, 4), FLOAT), PARALLEL)
     table = measure_sensitivities(
-        model, choices, [feed], PARALLEL, reference=Reference(bits, Quantized(network.layers, {}))
+        model, choices, [feed], PARALLEL, reference=Reference(bits, QuantizedNetwork(network.layers))
     )
     exact = np.asarray(next(iter(Session(to_proto(model), "float").run(feed).values())), np.float64)
     base = kl(exact, outputs_with(model, bits, dict(network.layers), feed)[0])
@@ -132,7 +133,7 @@ def test_scaled_entries_run_one_candidate_a_layer_and_follow_the_errors_of_its_o
     model, feed = prepared(tiny_model()), {"image": tiny_images(64)}
     choices = make_choices(model, parse_candidates("w2a8,w3a8,w4a8"), PARALLEL)
     full = np.array(measure_sensitivities(model, choices, [feed], PARALLEL).loss)
-    scaled = measure_sensitivities(model, choices, [feed], PARALLEL, method="scaled")
+    scaled = measure_sensitivities(model, choices, [feed], PARALLEL, how=How(method="scaled"))
     found = np.array(scaled.loss)
     assert scaled.method == "scaled"
     assert (np.isclose(found, full, rtol=1e-9).sum(axis=1) == 1).all()  # the one that was run

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnxq.api import quantize
 from onnxq.calibration.calibrate import Calibration
 from onnxq.calibration.hold_out import FOR_STARTS, HOLD_OUT
 from onnxq.calibration.observer import Observation
+from onnxq.calibration.wanted import Wanted
 from onnxq.config import Config
 from onnxq.errors import CalibrationError, OutputError
 from onnxq.ir.layer import Layer, find_layers
@@ -92,8 +94,10 @@ def opened(
     model: Model, data: np.ndarray | Iterator[dict[str, np.ndarray]], cut: int = 4, **options: object
 ) -> Calibration:
     feeds = [{"x": data[i : i + cut]} for i in range(0, len(data), cut)] if isinstance(data, np.ndarray) else data
-    settings = {"sequential": True, "float_rows": True, "memory_limit": LARGE, "seed": 0, **options}
-    return Calibration(model, feeds, **settings)  # type: ignore[arg-type]
+    named = {"sequential": True, "float_rows": True, **options}
+    wanted = {field.name: named.pop(field.name) for field in fields(Wanted) if field.name in named}
+    settings = {"memory_limit": LARGE, "seed": 0, **named}
+    return Calibration(model, feeds, Wanted(**wanted), **settings)  # type: ignore[arg-type]
 
 
 def prepared() -> tuple[Model, tuple[Stage, ...]]:

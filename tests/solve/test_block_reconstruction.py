@@ -26,10 +26,11 @@ from onnxq.ir.stage import split_stages
 from onnxq.passes.prepare import prepare
 from onnxq.plan.make_plan import make_plan
 from onnxq.progress import silent
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.gradient.block_reconstruction import RECONSTRUCTED
 from onnxq.solve.gradient.fake_quantization import Mixing, fake_quantize, mixed
-from onnxq.solve.network import NetworkSolution, solve_network
+from onnxq.solve.network import solve_network
 
 QUICK = Tuning(steps=60, rate=0.01, weight_rate=0.01, input_rate=0.01, integer_rate=0, features=0)
 
@@ -51,7 +52,7 @@ def blocks_of(proto: onnx.ModelProto) -> tuple[Model, tuple[Block, ...]]:
     return model, find_blocks(model, split_stages(model, find_layers(model)[0]))
 
 
-def solved(preset: str, folder: Path | None = None, resume: bool = False) -> tuple[Model, NetworkSolution]:
+def solved(preset: str, folder: Path | None = None, resume: bool = False) -> tuple[Model, QuantizedNetwork]:
     """Of 64 samples at 3 bits, from nearest rounding, which leaves most to gain."""
     config = Config(
         preset=preset,  # type: ignore[arg-type]
@@ -71,7 +72,7 @@ def solved(preset: str, folder: Path | None = None, resume: bool = False) -> tup
 
 
 @pytest.fixture(scope="module")
-def refined() -> tuple[Model, NetworkSolution]:
+def refined() -> tuple[Model, QuantizedNetwork]:
     return solved("advanced")
 
 
@@ -108,7 +109,7 @@ def test_a_block_alone_makes_what_it_makes_in_its_network() -> None:
             np.testing.assert_allclose(values, found[name], rtol=1e-5, atol=1e-5)
 
 
-def test_refined_blocks_bring_the_network_closer_to_the_float_one(refined: tuple[Model, NetworkSolution]) -> None:
+def test_refined_blocks_bring_the_network_closer_to_the_float_one(refined: tuple[Model, QuantizedNetwork]) -> None:
     _, plain = solved("light")
     _, found = refined
     assert RECONSTRUCTED in {solution.status for solution in found.layers.values()}
@@ -116,7 +117,7 @@ def test_refined_blocks_bring_the_network_closer_to_the_float_one(refined: tuple
 
 
 def test_a_resumed_run_takes_finished_blocks_as_they_are(
-    refined: tuple[Model, NetworkSolution], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refined: tuple[Model, QuantizedNetwork], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     solved("advanced", tmp_path)
     monkeypatch.setattr(onnxq.solve.gradient.block_reconstruction, "block_model", None)  # nothing may be refined again

@@ -21,7 +21,7 @@ from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.closed_form.blocked import block_scales, refitted_scales, solve_blocked, spread
 from onnxq.solve.closed_form.moments import factorize
 from onnxq.solve.closed_form.rounding import Target, gptq_round
-from onnxq.solve.layer import make_problem
+from onnxq.solve.layer import LayerTask, make_problem
 from onnxq.verify import audit_bits, verify
 
 SPEC = weight_spec(4)
@@ -45,7 +45,7 @@ def solved(
     x = (normal(1, 1, 600, inputs) @ normal(2, inputs, inputs)).astype(np.float32)
     y = np.matmul(x, model.constant("w"))
     rows = Rows(x, x, y, np.arange(600) < 500, np.arange(600))
-    problem = make_problem(layer, model.constant("w"), None, 4, None, rows, fit_input=False, block=block)
+    problem = make_problem(layer, model.constant("w"), None, LayerTask(4, block), None, rows)
     return solve_blocked(layer, problem, second_order=second_order)
 
 

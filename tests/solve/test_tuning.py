@@ -31,14 +31,16 @@ from onnxq.plan.values import Plan
 from onnxq.progress import silent
 from onnxq.quant.solution import bias_scale
 from onnxq.report.run import RunReport
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.checkpoint import Checkpoint
+from onnxq.solve.gradient.circumstances import Circumstances
 from onnxq.solve.gradient.fake_quantization import fake_quantize
 from onnxq.solve.gradient.objective import Objective, divergence, find_targets
 from onnxq.solve.gradient.samples import HOLD_OUT, Batches
 from onnxq.solve.gradient.training_loop import in_errors
 from onnxq.solve.gradient.tuning import Outcome, TuningResult, tune_network
 from onnxq.solve.gradient.work_budget import find_effort
-from onnxq.solve.network import NetworkSolution, solve_network
+from onnxq.solve.network import solve_network
 from onnxq.solve.network_tuning import affordable
 from onnxq.solve.problem import Status
 from onnxq.verify.session import start_session
@@ -59,23 +61,22 @@ class Solved:
     proto: onnx.ModelProto
     plan: Plan
     config: Config
-    network: NetworkSolution
+    network: QuantizedNetwork
     feeds: Feeds
 
     def tune(self, options: Tuning = FAST, solutions: dict | None = None, **changes: object) -> TuningResult:
         return tune_network(
             self.proto,
             [p.layer for p in self.plan.layers],
-            solutions or self.network.layers,
-            self.network.outputs,
+            replace(self.network, layers=solutions or self.network.layers),
             self.feeds,
             options,
-            **changes,  # type: ignore[arg-type]
+            Circumstances(**changes),  # type: ignore[arg-type]
         )
 
     def outputs(self, layers: object) -> np.ndarray:
         """What onnxruntime makes of the first feeds' samples with the emitted model."""
-        proto = emit(self.model, self.plan, layers, self.network.outputs, self.config)  # type: ignore[arg-type]
+        proto = emit(self.model, self.plan, replace(self.network, layers=layers), self.config)  # type: ignore[arg-type]
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -155,7 +156,7 @@ def test_8_bit_integers_stay() -> None:
 def test_features_add_the_error_of_what_every_layer_makes(case: Solved) -> None:
     layers = [p.layer for p in case.plan.layers]
     names = [layer.activated for layer in layers]
-    emitted = emit(case.model, case.plan, case.network.layers, case.network.outputs, case.config)
+    emitted = emit(case.model, case.plan, case.network, case.config)
     held = [np.arange(16 * i, 16 * i + 16) % HOLD_OUT == HOLD_OUT - 1 for i in range(len(case.feeds))]
     errors = []
     for feed, rows in zip(case.feeds, held, strict=True):

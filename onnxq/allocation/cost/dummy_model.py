@@ -20,6 +20,7 @@ from onnxq.plan.values import LayerPlan, Plan, TablePlan
 from onnxq.quant.solution import LayerSolution, beside_weights
 from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
 from onnxq.quant.table import TableSolution
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.closed_form.embedding import scale_columns
 
 REACH = np.float32(6.0)
@@ -42,7 +43,7 @@ def placeholder_model(model: Model, config: Config, choice: Mapping[str, Candida
     solutions = {p.layer.name: _solution(model, p, config.rules) for p in plan.layers}
     outputs = {q.tensor: _grid(q.bits, config.rules) for q in plan.outputs}
     tables = {p.table.name: _table(p) for p in plan.tables}
-    return emit(model, plan, solutions, outputs, config, tables), plan
+    return emit(model, plan, QuantizedNetwork(solutions, outputs, tables), config), plan
 
 
 def at_once(open_: Mapping[str, list[Candidate]], candidate: Candidate) -> dict[str, Candidate]:
@@ -99,4 +100,4 @@ def _table(planned: TablePlan) -> TableSolution:
     rows, columns = planned.table.shape
     blocks = columns // scale_columns(planned.bits, columns, blocked=bool(planned.table.rank))
     integers, scale = np.zeros((rows, columns), np.int8), np.ones((rows, blocks), np.float16)
-    return TableSolution(planned.table.name, planned.bits, integers, scale, np.float32(1))
+    return TableSolution(planned.table.weight, planned.bits, integers, scale, np.float32(1))

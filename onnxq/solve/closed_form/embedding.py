@@ -23,11 +23,11 @@ def scale_columns(bits: int, columns: int, *, blocked: bool) -> int:
     return BLOCK if bits == 4 and blocked and columns % BLOCK == 0 else columns
 
 
-def solve_table(name: str, values: NDArray[np.float32], bits: int, *, blocked: bool) -> TableSolution:
+def solve_table(constant: str, values: NDArray[np.float32], bits: int, *, blocked: bool) -> TableSolution:
     """Quantize a table.
 
     Args:
-        name: of its node.
+        constant: its name in the graph.
         values: (rows, columns).
         bits: 4 or 8.
         blocked: 4-bit rows may have several scales.
@@ -44,7 +44,7 @@ def solve_table(name: str, values: NDArray[np.float32], bits: int, *, blocked: b
     for first in range(0, len(blocks), step):
         part = slice(first, first + step)
         scale[part], integers[part] = _least_error(blocks[part] / unit, reach[part] / unit, spec.qmin, spec.qmax)
-    return TableSolution(name, bits, integers.reshape(rows, columns), scale.reshape(rows, -1), unit)
+    return TableSolution(constant, bits, integers.reshape(rows, columns), scale.reshape(rows, -1), unit)
 
 
 def _least_error(

@@ -17,6 +17,7 @@ eqs. 2 and 3; the mixing of quantized and float inputs is Wei et al., "QDrop", I
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,14 @@ MOST_HELD_ROWS = 4096
 
 STEP_ELEMENTS, FEWEST_ROWS = 2**19, 64
 """Inputs that a step reads: wide layers take fewer rows, down to a floor; depthwise ones are wide in this sense."""
+
+
+class _Rows(NamedTuple):
+    """Rows of a layer, (R, G, ·): inputs, those of the float network where they are mixed in, and outputs."""
+
+    x: jax.Array
+    x_float: jax.Array | None
+    y: jax.Array
 
 
 def refine(problem: LayerProblem, start: Solution, options: Refinement, seed: int) -> Solution:
@@ -77,9 +86,7 @@ def _descent(problem: LayerProblem, start: Solution, options: Refinement, seed: 
     best, finite = _descend(
         initial(problem, start),
         make_setting(problem, start, options),
-        _row_major(problem.x),
-        _row_major(problem.x_float) if options.mixing else None,
-        _row_major(problem.y),
+        _Rows(_row_major(problem.x), _row_major(problem.x_float) if options.mixing else None, _row_major(problem.y)),
         jnp.asarray(batches),
         jnp.asarray(held),
         jax.random.key(seed),
@@ -147,15 +154,14 @@ def predict(
 def _descend(
     initial: Unknowns,
     setting: Setting,
-    x: jax.Array,
-    x_float: jax.Array | None,
-    y: jax.Array,
+    given: _Rows,
     batches: jax.Array,
     held: jax.Array,
     key: jax.Array,
     mixing: jax.Array,
 ) -> tuple[Unknowns, jax.Array]:
-    """The best iterate on the hold-out, and whether every loss was finite; x and y are (R, G, ·)."""
+    """The best iterate on the hold-out, and whether every loss was finite."""
+    x, x_float, y = given
     adam = optax.scale_by_adam(b1=0.9, b2=0.99)
     total = batches.shape[0] * batches.shape[1]
 

@@ -8,7 +8,7 @@ and unrounded inputs is Wei et al., "QDrop", ICLR 2022).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,9 @@ from onnxq.ir.block import Block, block_model
 from onnxq.ir.model import Model
 from onnxq.ir.subgraph import kind_of
 from onnxq.quant.solution import LayerSolution
-from onnxq.quant.spec import QuantParams
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.runtime.spool import Arrays, Spool
+from onnxq.solve.gradient.circumstances import Circumstances
 
 RECONSTRUCTED = "refined in its block"
 """Status of a layer whose block gained."""
@@ -31,38 +32,28 @@ RECONSTRUCTED = "refined in its block"
 def reconstruct_blocks(
     model: Model,
     block: Block,
-    solutions: Mapping[str, LayerSolution],
-    outputs: Mapping[str, QuantParams],
+    network: QuantizedNetwork,
     calibration: Calibration,
     options: Tuning,
-    *,
-    fixed: bool,
-    memory_limit: int,
-    seed: int,
+    circumstances: Circumstances,
 ) -> dict[str, LayerSolution]:
     """The solutions of a block's layers, refined together where the hold-out gains.
 
     Args:
         model: prepared.
         block: which part of it; the calibration stands behind it and was marked before it.
-        solutions: of its layers so far.
-        outputs: 8-bit grids of tensors quantized where the block makes them, by tensor name.
+        network: solutions of its layers so far, and grids of the tensors quantized where it makes them.
         calibration: what enters and leaves the block.
         options: how long and how fast.
-        fixed: the network takes batches of one size only.
-        memory_limit: bytes that a step may take, roughly.
-        seed: of the samples drawn and of the mixing.
+        circumstances: sizes and seed.
     """
-    from onnxq.solve.gradient.compilation import keep_compiled_programs
     from onnxq.solve.gradient.objective import Objective, make_target
     from onnxq.solve.gradient.tuning import Outcome, tune_region  # they load JAX
 
-    keep_compiled_programs()
-    own = {layer.name: solutions[layer.name] for layer in block.layers}
     types = {name: kind_of(value) for name, value in calibration.marked(0).items()}
     proto = block_model(model, block, types)
     read = [i.name for i in proto.graph.input]
-    with Spool(memory_limit) as wanted:
+    with Spool(circumstances.memory_limit) as wanted:
         leaves = _keep(calibration, block.leaves, wanted)
         targets = [
             make_target(name, Objective.MSE, _Batches(partial(_one, wanted, name), calibration.batches))
@@ -71,17 +62,14 @@ def reconstruct_blocks(
         found = tune_region(
             proto,
             block.layers,
-            own,
-            outputs,
+            network,
             _Batches(partial(_some, calibration, read), calibration.batches),
             lambda: targets,
             options,
-            fixed,
-            memory_limit=memory_limit,
-            seed=seed,
+            circumstances,
         )
     if found.outcome is not Outcome.TUNED:
-        return own
+        return dict(network.layers)
     return {name: dataclasses.replace(solution, status=RECONSTRUCTED) for name, solution in found.layers.items()}
 
 

@@ -21,13 +21,12 @@ from onnxq.ir.layer import Layer
 from onnxq.jax_graph.interpreter import Hooks, Program
 from onnxq.jax_graph.registry import Array
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid
-from onnxq.quant.spec import QuantParams
+from onnxq.runtime.quantized_network import QuantizedNetwork
 from onnxq.solve.gradient.fake_quantization import Mixing, fake_quantize, mixed, numbers
 from onnxq.solve.gradient.objective import SMALLEST_POWER, Target, divergence
 from onnxq.solve.gradient.samples import Batches
 
 Named = dict[str, jax.Array]
-Tables = Mapping[str, NDArray[np.float32]]
 Solutions = Mapping[str, LayerSolution]
 
 SMALLEST_DEVIATION = 1e-3
@@ -86,13 +85,12 @@ class Network:
         self,
         program: Program,
         layers: Sequence[Layer],
-        solutions: Solutions,
-        outputs: Mapping[str, QuantParams],
+        network: QuantizedNetwork,
         targets: Sequence[Target],
         features: float = 0.0,
-        tables: Tables | None = None,
         asks: bool = False,
     ) -> None:
+        solutions, outputs = network.layers, network.outputs
         self._program, self._layers, self._targets, self._outputs = program, layers, targets, outputs
         self._features = features
         self._teacher = {n: jnp.asarray(v) for n, v in program.parameters.items()} if features or asks else {}
@@ -103,7 +101,7 @@ class Network:
         weights = {layer.weight for layer in layers}
         others = [s for s in program.steps if s.name not in self._cuts]
         used = {n for s in program.steps for n in s.reads if n not in weights} | {n for s in others for n in s.reads}
-        known = {**program.parameters, **(tables or {})}
+        known = {**program.parameters, **{t.constant: t.dequantized() for t in network.tables.values()}}
         self._parameters = {n: jnp.asarray(known[n]) for n in program.parameters if n in used}
         self._units = {la.name: jnp.ones(la.channels) for la in layers if has_bias(la, solutions[la.name])}
         self._grids = {

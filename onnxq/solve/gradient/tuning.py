@@ -16,7 +16,7 @@ again, which is cheap: roundings and additions, no layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -29,14 +29,13 @@ from onnxq.config.optimization import FEWEST_STEPS, Tuning
 from onnxq.errors import UnsupportedError
 from onnxq.ir.layer import Layer
 from onnxq.jax_graph.interpreter import read_program, unsupported
-from onnxq.quant.spec import QuantParams
+from onnxq.runtime.quantized_network import QuantizedNetwork
+from onnxq.solve.gradient.circumstances import Circumstances
 from onnxq.solve.gradient.objective import Target, find_targets
 from onnxq.solve.gradient.samples import Batches, Feed
-from onnxq.solve.gradient.simulated import Network, Solutions, Tables, has_bias
+from onnxq.solve.gradient.simulated import Network, Solutions, has_bias
 from onnxq.solve.gradient.training_loop import descend
 from onnxq.solve.gradient.work_budget import find_effort
-
-Tick = Callable[[int], None]
 
 
 class Outcome(Enum):
@@ -74,79 +73,46 @@ class TuningResult:
 def tune_network(
     model: onnx.ModelProto,
     layers: Sequence[Layer],
-    solutions: Solutions,
-    outputs: Mapping[str, QuantParams],
+    network: QuantizedNetwork,
     feeds: Sequence[Feed],
     options: Tuning,
-    *,
-    tables: Tables | None = None,
-    fixed: bool = False,
-    memory_limit: int = 2**30,
-    seed: int = 0,
-    tick: Tick = lambda steps: None,
+    circumstances: Circumstances,
 ) -> TuningResult:
     """Tune a solved network; the result is never worse than the start on the hold-out.
 
     Args:
         model: the prepared float model.
         layers: its quantized layers.
-        solutions: theirs, by layer name.
-        outputs: 8-bit grids of tensors that are quantized where they are made, by tensor name.
+        network: their solutions, and what else is quantized.
         feeds: calibration batches that can be read again; some samples are held out.
         options: how long and how fast.
-        tables: rows of quantized tables, by the name of their constant.
-        fixed: the network takes batches of one size only.
-        memory_limit: bytes that a step may take, roughly.
-        seed: of the samples drawn.
-        tick: called with the number of steps made since the last call.
+        circumstances: sizes and seed.
     """
-    return tune_region(
-        model,
-        layers,
-        solutions,
-        outputs,
-        feeds,
-        partial(find_targets, model, feeds, options.objective),
-        options,
-        fixed,
-        tables=tables,
-        memory_limit=memory_limit,
-        seed=seed,
-        tick=tick,
-    )
+    find = partial(find_targets, model, feeds, options.objective)
+    return tune_region(model, layers, network, feeds, find, options, circumstances)
 
 
 def tune_region(
     model: onnx.ModelProto,
     layers: Sequence[Layer],
-    solutions: Solutions,
-    outputs: Mapping[str, QuantParams],
+    network: QuantizedNetwork,
     feeds: Sequence[Feed],
     find: Callable[[], Sequence[Target]],
     options: Tuning,
-    fixed: bool,
-    *,
-    tables: Tables | None = None,
-    memory_limit: int = 2**30,
-    seed: int = 0,
-    tick: Tick = lambda steps: None,
+    circumstances: Circumstances,
 ) -> TuningResult:
     """Tune a part of a network towards given values; the result is never worse than the start on the hold-out.
 
     Args:
         model: that part, in float.
         layers: its quantized layers.
-        solutions: theirs, by layer name.
-        outputs: 8-bit grids of tensors that are quantized where they are made, by tensor name.
+        network: their solutions, and what else is quantized in the part.
         feeds: what the part reads in the quantized network; some samples are held out.
         find: what it makes in the float network, for each feed.
         options: how long and how fast.
-        fixed: the network takes batches of one size only.
-        tables: rows of quantized tables, by the name of their constant.
-        memory_limit: bytes that a step may take, roughly.
-        seed: of the samples drawn.
-        tick: called with the number of steps made since the last call.
+        circumstances: sizes and seed.
     """
+    solutions, fixed, seed = network.layers, circumstances.fixed, circumstances.seed
     keep = partial(TuningResult, dict(solutions), np.nan, np.nan, 0)
     lacking = unsupported(model)
     if lacking:
@@ -157,15 +123,16 @@ def tune_region(
         if not targets or not any(has_bias(layer, solutions[layer.name]) for layer in layers):
             return keep(Outcome.NO_OUTPUT)
         program = read_program(model)
-        effort = find_effort(program, layers, feeds[0], options, memory_limit, whole=fixed)
+        effort = find_effort(program, layers, feeds[0], options, circumstances.memory_limit, whole=fixed)
         if effort.steps < min(options.steps, FEWEST_STEPS):
             return keep(Outcome.TOO_LARGE)
         batches = Batches(feeds, [t.values for t in targets], effort.rows, fixed, seed)
         if not batches.enough:
             return keep(Outcome.TOO_FEW)
-        network = Network(program, layers, solutions, outputs, targets, options.features, tables, options.augments)
-        network.measure(solutions, batches)
-        found = descend(network, solutions, batches, options, effort.steps, tick, jax.random.key(seed))
+        simulated = Network(program, layers, network, targets, options.features, options.augments)
+        simulated.measure(solutions, batches)
+        key = jax.random.key(seed)
+        found = descend(simulated, solutions, batches, options, effort.steps, circumstances.tick, key)
         outcome = Outcome.TUNED if found.gained else Outcome.NO_GAIN if found.finite else Outcome.DIVERGED
         return TuningResult(found.layers, found.before, found.after, found.steps, outcome)
     except UnsupportedError as error:

@@ -1,0 +1,73 @@
+"""A graph being rewritten: nodes and constants are added under names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from onnxq.ir.external_weights import Outline
+from onnxq.ir.topological_sort import subgraphs
+
+
+class GraphWriter:
+    """A graph with its names at hand.
+
+    Args:
+        outline: whose graph is changed in place.
+    """
+
+    def __init__(self, outline: Outline) -> None:
+        self.outline, self.graph = outline, outline.proto.graph
+        self.nodes = {n.name: n for n in self.graph.node}
+        self._names = {name for n in self.graph.node for name in (*n.input, *n.output, n.name)}
+        self._names |= {t.name for t in (*self.graph.initializer, *self.graph.input, *self.graph.output)}
+
+    def node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
+        """Add a node; the name of what it makes, which is new unless it is fixed."""
+        made = output if fixed else self.fresh(output)
+        node = helper.make_node(op, list(inputs), [made], self.fresh(f"{made}/{op}"), **attributes)
+        self.graph.node.append(node)
+        return made
+
+    def constant(self, base: str, value: NDArray[np.generic]) -> str:
+        """Add a constant; its name."""
+        name = self.fresh(base)
+        self.graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
+
+    def fresh(self, name: str) -> str:
+        """A name that nothing has, like the one given."""
+        unique, count = name, 1
+        while unique in self._names:
+            count += 1
+            unique = f"{name}_{count}"
+        self._names.add(unique)
+        return unique
+
+    def has_one_reader(self, tensor: str) -> bool:
+        """Whether one node alone reads a tensor, and reads it once."""
+        return sum(list(_all_reads(n)).count(tensor) for n in self.graph.node) == 1
+
+
+def _all_reads(node: onnx.NodeProto) -> Sequence[str]:
+    names = list(node.input)
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            names += _all_reads(inner)
+        names += [o.name for o in graph.output]
+    return names
+
+
+def redirect(node: onnx.NodeProto, old: str, new: str) -> None:
+    """Let a node and its subgraphs read another tensor."""
+    for i, name in enumerate(node.input):
+        if name == old:
+            node.input[i] = new
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            redirect(inner, old, new)
