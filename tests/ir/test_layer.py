@@ -34,7 +34,7 @@ def test_a_convolution_is_described_with_its_window() -> None:
     text = """(float[N,4,9,8] x) => (float y) {
         c = Conv<group=2,strides=[2,1],pads=[1,0,2,1],dilations=[1,2]>(x, w, b) y = Relu(c) }"""
     found = layers_of(build(text, w=weight(0, 6, 2, 3, 2), b=normal(1, 6)))["c"]
-    window = Window((3, 2), (2, 1), (1, 2), (1, 0), (2, 1), 2)
+    window = Window((3, 2), (2, 1), (1, 2), (1, 0), 2)
     assert found == Layer("c", "Conv", "x", "c", "w", "b", (6, 2, 3, 2), 0, window, False, 0.0, math.inf, "y")
     assert (found.channels, found.parameters) == (6, 72)
 
@@ -202,8 +202,9 @@ def test_no_output_is_quantised_where_no_integer_kernel_would_take_it() -> None:
     relu = ("a = Relu(c0)", "d = Relu(c1)")
     assert outputs_of(*relu, activations=16) == outputs_of(*relu, activations=32) == set()
     assert outputs_of(*relu, weights=16) == set()
-    assert outputs_of(*relu, weights=4) == {("a", "a"), ("y", None)}  # c1 holds int4
-    assert outputs_of(*relu, weights=4, container="int8") == {("a", "a"), ("d", "d"), ("y", None)}
+    assert outputs_of(*relu, weights=4, container="int4") == {("a", "a"), ("y", None)}  # c1 holds int4
+    for container in ("packed", "int8"):
+        assert outputs_of(*relu, weights=4, container=container) == {("a", "a"), ("d", "d"), ("y", None)}
     assert outputs_of(*relu, weights=4, activations=4) == {("y", None)}  # a second grid would stand before 4 bits
     computed = "a = Relu(c0) m = ReduceMean(a) n = Reshape(m, one) k = Add(b1, n) f = Conv<pads=[1,1,1,1]>(a, w1, k)"
     assert ("a", None) not in outputs_of(computed, "d = Add(c1, f)")  # a layer in float reads it

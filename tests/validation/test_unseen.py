@@ -68,6 +68,8 @@ def test_what_is_told_is_what_new_samples_show(samples: int) -> None:
         assert result.report.judged_by == ("hold-out" if samples == 160 else "cross-fitting")
         assert result.report.judged <= (20 if samples == 160 else samples)
     gap = np.subtract(told, fresh)
+    if samples == 16 and len(gap) < 3:
+        return  # too few to know, and it is said: that is asserted above
     # One draw holds none of the rows that two thousand new ones have: what it has not seen, it cannot tell.
     assert samples == 4 or np.median(np.abs(gap)) < (3 if samples == 16 else 2)
     assert samples == 4 or np.sort(gap)[-2] < 4
