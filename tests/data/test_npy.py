@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def save(path: Path, array: np.ndarray) -> Path:
     return path
 
 
-def values(data: object, *inputs: TensorInfo, name: str = "x") -> list:
+def values(data: object, *inputs: TensorInfo, name: str = "x") -> list[Any]:
     return [row for feed in read_feeds(data, inputs, batch=4) for row in feed[name].tolist()]
 
 

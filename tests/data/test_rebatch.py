@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,7 +59,7 @@ def test_changing_shapes_close_batches_at_the_same_places_however_they_arrive(wi
 def test_feeds_own_their_memory_though_the_source_reuses_its_buffer() -> None:
     buffer = np.zeros((2, 1), np.float32)
 
-    def source():
+    def source() -> Iterator[Any]:
         for i in range(3):
             buffer[:] = i
             yield {"a": buffer}
@@ -74,7 +77,7 @@ def test_feeds_are_contiguous_whatever_the_order_of_the_source() -> None:
 def test_nothing_is_asked_of_the_source_before_it_is_needed() -> None:
     asked = []
 
-    def source():
+    def source() -> Iterator[Any]:
         for i in range(10):
             asked.append(i)
             yield {"a": rows(2)}

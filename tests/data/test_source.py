@@ -2,8 +2,9 @@ import subprocess
 import sys
 import tracemalloc
 from collections import UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ class Loader:
     def __len__(self) -> int:
         return 4
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter([{"x": Tensor(rows(10)[i : i + 3])} for i in range(0, 10, 3)])
 
 
@@ -90,7 +91,7 @@ def test_feeds_do_not_depend_on_the_batching_of_the_source(sizes: list[int], bat
 
 
 def test_a_source_is_not_asked_for_more_than_the_samples_wanted() -> None:
-    def endless():
+    def endless() -> Iterator[Any]:
         while True:
             yield rows(2)
 
@@ -182,7 +183,7 @@ def test_a_tensor_that_cannot_become_an_array_is_an_error() -> None:
 
 
 def test_errors_of_the_callers_own_iterable_pass_through() -> None:
-    def failing():
+    def failing() -> Iterator[Any]:
         yield rows(2)
         raise KeyError("mine")
 

@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +18,13 @@ IDS = TensorInfo("ids", np.dtype("int64"), (None, None))
 MASK = TensorInfo("mask", np.dtype("int64"), (None, None))
 
 
-def check(arrays: Mapping[str, np.ndarray], *inputs: TensorInfo, rows: int = 100, limit: int | None = None, ignored=()):
+def check(
+    arrays: Mapping[str, np.ndarray],
+    *inputs: TensorInfo,
+    rows: int = 100,
+    limit: int | None = None,
+    ignored: Sequence[str] = (),
+) -> Any:
     return list(validated([Piece("here", arrays)], Signature(inputs, ignored), rows, limit))
 
 
@@ -167,7 +174,7 @@ def test_samples_past_the_limit_are_not_looked_at() -> None:
 
 
 def test_pieces_past_the_limit_are_not_asked_for() -> None:
-    def pieces():
+    def pieces() -> Iterator[Any]:
         yield Piece("one", {"image": image(4, 3, 4, 5)})
         raise AssertionError("the second piece was asked for")
 
@@ -217,6 +224,6 @@ def test_without_a_sample_axis_the_limit_counts_feeds() -> None:
         ([(1, 3), ()], None, False),
     ],
 )
-def test_the_sample_axis_is_read_off_the_first_axes(shapes: list, fixed: int | None, axis: bool) -> None:
+def test_the_sample_axis_is_read_off_the_first_axes(shapes: list[Any], fixed: int | None, axis: bool) -> None:
     signature = Signature(tuple(TensorInfo(f"x{i}", np.dtype("float32"), s) for i, s in enumerate(shapes)))
     assert (signature.fixed_batch, signature.has_sample_axis) == (fixed, axis)

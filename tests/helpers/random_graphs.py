@@ -137,7 +137,7 @@ class _Grower:
     def grow(self) -> None:
         """One more operator, or a few that belong together."""
         source = self._random.choice(list(self._shapes))
-        steps: list[Callable[[str], None]] = [self._layer] * 4 + [self._activation] * 2
+        steps: list[Callable[[str], None]] = [*[self._layer] * 4, *[self._activation] * 2]
         steps += [self._norm, self._pair, self._concat, self._split, self._move, self._scale]
         if len(self._shapes[source]) > 1:
             steps += [self._softmax, self._flatten]

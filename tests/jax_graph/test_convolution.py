@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,7 @@ LOWERINGS = {
 }
 
 
-def native(x: jax.Array, w: jax.Array, attributes: dict) -> jax.Array:
+def native(x: jax.Array, w: jax.Array, attributes: dict[str, Any]) -> jax.Array:
     rank = x.ndim - 2
     pads = attributes.get("pads", [0] * 2 * rank)
     axes = "DHW"[-rank:]
@@ -54,7 +56,7 @@ def native(x: jax.Array, w: jax.Array, attributes: dict) -> jax.Array:
 @pytest.mark.parametrize("shape,kernel,attributes", LOWERINGS.values(), ids=LOWERINGS.keys())
 @pytest.mark.parametrize("feeds", [False, True], ids=["a batch", "several batches at once"])
 def test_gradients_are_those_of_the_native_convolution(
-    shape: tuple[int, ...], kernel: tuple[int, ...], attributes: dict, feeds: bool
+    shape: tuple[int, ...], kernel: tuple[int, ...], attributes: dict[str, Any], feeds: bool
 ) -> None:
     x, w = jnp.asarray(normal(1, *((3,) if feeds else ()), *shape)), jnp.asarray(weight(2, *kernel))
 

@@ -185,7 +185,9 @@ def test_a_weight_that_a_branch_reads_too_is_copied(taken: bool) -> None:
         (NORM, {"s": np.array([1, np.nan, 1], np.float32)}, "not finite"),
     ],
 )
-def test_a_batchnorm_that_has_no_fixed_finite_map_is_left(norm: str, constants: dict, reason: str) -> None:
+def test_a_batchnorm_that_has_no_fixed_finite_map_is_left(
+    norm: str, constants: dict[str, np.ndarray], reason: str
+) -> None:
     outputs = "y, rm, rv" if "training" in norm else "y"
     text = f"(float[1,3,4,4] x) => (float[1,3,4,4] y) {{ c = Conv(x, w) {outputs} = {norm}(c, s, b, m, v) }}"
     proto = build(text, **{"w": normal(0, 3, 3, 1, 1), **norm_constants(3), **constants})

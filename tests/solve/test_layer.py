@@ -95,7 +95,7 @@ def test_nearest_is_kept_where_the_hold_out_prefers_it() -> None:
 def test_a_gain_counts_beyond_chance_alone() -> None:
     p = problem(units=np.arange(400) // 20)
     plain = round_to_nearest(p)
-    better, worse = (replace(plain, bias=plain.bias + shift) for shift in np.float32([0, 1]))
+    better, worse = (replace(plain, bias=plain.bias + shift) for shift in (np.float32(0), np.float32(1)))
     assert is_better(p, plain, worse) and not is_better(p, worse, better) and not is_better(p, plain, plain)
     # One row held back says nothing, however much it gains.
     assert not is_better(problem(train=np.arange(400) != 7), plain, worse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ class Solved:
     network: QuantizedNetwork
     feeds: Feeds
 
-    def tune(self, options: Tuning = FAST, solutions: dict | None = None, **changes: object) -> TuningResult:
+    def tune(self, options: Tuning = FAST, solutions: dict[str, Any] | None = None, **changes: object) -> TuningResult:
         return tune_network(
             self.proto,
             [p.layer for p in self.plan.layers],
@@ -120,7 +121,7 @@ def held_out_loss(case: Solved, layers: object, objective: str) -> float:
     return float(np.mean((made - wanted)[held] ** 2) / power)
 
 
-def moved_away(case: Solved, layer: str) -> dict:
+def moved_away(case: Solved, layer: str) -> dict[str, Any]:
     """The solutions with a bias so far off that there is something to gain beyond doubt."""
     solution = case.network.layers[layer]
     return {**case.network.layers, layer: replace(solution, bias=solution.bias + np.float32(0.5))}
