@@ -38,7 +38,7 @@ def test_moments_gathered_in_batches_are_those_of_the_whole(batches: int, axis: 
 
 
 LAYER = Layer(
-    "c", "Conv", "x", "c", "w", "b", (4, 3, 1, 1), 0, Window((1, 1), (1, 1), (0, 0), (0, 0), (1, 1), 1), False, 0.0,
+    "c", "Conv", "x", "c", "w", "b", (4, 3, 1, 1), 0, Window((1, 1), (1, 1), (1, 1), (0, 0), 1), False, 0.0,
     float("inf"), "y",
 )  # fmt: skip
 
