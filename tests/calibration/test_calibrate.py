@@ -77,7 +77,8 @@ def test_a_spool_holds_what_a_dictionary_would_and_keeps_the_rest_on_disk(
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64, np.bool_, np.uint8])
 def test_a_spool_gives_back_types_and_shapes_from_disk(dtype: type, tmp_path: Path) -> None:
     with Spool(0, tmp_path) as spool:
-        for value in (np.ones((2, 0, 3), dtype), np.array(1, dtype), np.ones((3, 4), dtype).T):
+        values: list[np.ndarray] = [np.ones((2, 0, 3), dtype), np.array(1, dtype), np.ones((3, 4), dtype).T]
+        for value in values:
             spool.put(0, {"t": value})
             found = spool.get(0, ["t"])["t"]
             assert (found.dtype, found.shape) == (value.dtype, value.shape)

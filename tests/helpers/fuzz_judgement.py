@@ -59,14 +59,14 @@ def judge(case: Case) -> dict[str, Any]:
         if sizes_are_misread(case.model):  # onnxruntime refuses what it infers wrongly; the result it takes
             return {"outcome": "quantised", "layers": len(result.report.layers), "sqnr_db": None}
         raise
-    error = max(_deviation(e, f) for e, f in zip(exact, found["disable"], strict=True))
+    deviation = max(_deviation(e, f) for e, f in zip(exact, found["disable"], strict=True))
     apart = {
         level: max(_deviation(e, f) for e, f in zip(found["disable"], outputs, strict=True))
         for level, outputs in found.items()
     }
-    room = max(LEAST_ROOM, ROOM * error)
-    assert max(apart.values()) <= room, f"levels differ: {apart}, error {error}"
-    db = -20 * math.log10(error) if error else None
+    room = max(LEAST_ROOM, ROOM * deviation)
+    assert max(apart.values()) <= room, f"levels differ: {apart}, error {deviation}"
+    db = -20 * math.log10(deviation) if deviation else None
     return {"outcome": "quantised", "layers": len(result.report.layers), "sqnr_db": db and round(db, 1)}
 
 

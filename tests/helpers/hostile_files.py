@@ -192,7 +192,17 @@ def odd_attribute(random: Random, path: Path) -> None:
     model = relu_chain()
     node = random.choice([n for n in model.graph.node if n.op_type == "Conv"])
     name = random.choice(("pads", "strides", "group", "dilations", "kernel_shape", "auto_pad", "unheard_of"))
-    numbers = ([0, 0], [-1, -1], [2**62, 2**62], [10**9, 10**9], [1], [1, 1, 1], [], [1, 1, 1, -100], [2**31] * 4)
+    numbers: tuple[list[int], ...] = (
+        [0, 0],
+        [-1, -1],
+        [2**62, 2**62],
+        [10**9, 10**9],
+        [1],
+        [1, 1, 1],
+        [],
+        [1, 1, 1, -100],
+        [2**31] * 4,
+    )
     value = random.choice((*numbers, 0, -1, 2**62, 3, 1.5, [1.5, 2.5], "SAME_UPPER", "NONSENSE", ["a"]))
     kept = [a for a in node.attribute if a.name != name]
     del node.attribute[:]

@@ -13,6 +13,7 @@ from onnxq.ir.singular import find_singularities
 from onnxq.passes.prepare import prepare
 from onnxq.pipeline import Result
 from onnxq.plan.make_plan import make_plan
+from onnxq.plan.values import Plan
 from onnxq.verify import verify
 
 CONV = "c = Conv<pads=[1,1,1,1]>(x, w0, b0)"
@@ -144,5 +145,5 @@ def test_a_verification_says_that_a_model_is_not_finite_where_the_float_model_is
     assert verify(broken, shifted, [{"x": x}], latency=False).ok
 
 
-def _plan(model: onnx.ModelProto, target: str):
+def _plan(model: onnx.ModelProto, target: str) -> Plan:
     return make_plan(prepare(load(model)), Config(target=target))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def calls(work: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("target", ["onnxruntime", "qnn"])
 def test_a_plan_takes_time_in_proportion_to_the_layers(target: str) -> None:
     models = [prepare(load(chain(n))) for n in (60, 240)]
-    few, many = (calls(lambda m=m: make_plan(m, Config(target=target))) for m in models)
+    few, many = (calls(partial(make_plan, m, Config(target=target))) for m in models)
     assert many < 4.6 * few
 
 
@@ -66,7 +67,7 @@ def test_stages_take_time_in_proportion_to_the_layers() -> None:
     models = [prepare(load(chain(n))) for n in (60, 240)]
     plans = [make_plan(m, Config()) for m in models]
     few, many = (
-        calls(lambda m=m, p=p: split_stages(m, [q.layer for q in p.layers])) for m, p in zip(models, plans, strict=True)
+        calls(partial(split_stages, m, [q.layer for q in p.layers])) for m, p in zip(models, plans, strict=True)
     )
     assert many < 4.6 * few
 
@@ -75,5 +76,5 @@ def test_a_long_function_of_one_tensor_is_followed_in_proportion_to_its_length()
     models = [prepare(load(chain(2, n))) for n in (150, 600)]
     found = [pointwise_behind(m, "c0") for m in models]
     assert [len(f.nodes) for f in found if f] == [150, 600]
-    few, many = (calls(lambda m=m: pointwise_behind(m, "c0")) for m in models)
+    few, many = (calls(partial(pointwise_behind, m, "c0")) for m in models)
     assert many < 4.6 * few

@@ -130,7 +130,7 @@ def test_an_empty_output_has_no_samples_to_judge() -> None:
 
 def test_json_and_text_tell_them() -> None:
     x = samples()
-    report = verify(*ROWS, [{"x": x}], latency=False)
+    report = verify(ROWS[0], ROWS[1], [{"x": x}], latency=False)
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))["outputs"]["y"]
     expected = figures(ROWS, x)
     assert plain["sqnr_db_median"] == pytest.approx(np.median(expected), rel=1e-12)
