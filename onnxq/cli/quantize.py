@@ -39,6 +39,13 @@ from onnxq.errors import ConfigError, OutputError
     help="Further unlabelled samples, in any form that --calibration takes, to judge the finished model on: its "
     "outputs for the median and worst sample, and the tensors that leave their ranges.",
 )
+@click.option(
+    "--require-speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="End with 1, the model written, where it is less than R times as fast as the float model on one thread of "
+    "this machine.",
+)
 @config_options(*FIELDS)
 @click.option(
     "--allocation", type=FILE, metavar="FILE.json", help="Each layer's own bits, as onnxq allocate wrote them."
@@ -53,6 +60,7 @@ def quantize(
     calibration: Path,
     adapt: Path | None,
     check: Path | None,
+    require_speedup: float | None,
     config_file: Path | None,
     allocation: Path | None,
     work_dir: Path | None,
@@ -98,6 +106,7 @@ def quantize(
             allocation=bits,
             adapt=adapt,
             check=check,
+            require_speedup=require_speedup,
             progress=bars,
             work_dir=work_dir,
             resume=resume,
