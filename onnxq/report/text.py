@@ -55,7 +55,8 @@ def show_run(console: Console, report: RunReport, *, title: str) -> None:
         names = ", ".join(printable(name) for name in report.missed)
         console.print(f"More bits than were asked for in: {names}", style="bold red")
     if report.required_speedup is not None and report.too_slow:
-        console.print(missing_speed(report.speedup, report.required_speedup), style="bold red")
+        told = missing_speed(report.speedup, report.required_speedup)
+        console.print(f"{told}; it is written all the same", style="bold red")
     worst = sorted(report.layers, key=lambda layer: layer.loss, reverse=True)[:WORST_LAYERS]
     table = _table(f"Layers that lost most ({len(worst)} of {len(report.layers)})", left=("layer", "operator"))
     for heading in ("bits", "weights", "loss, nearest", "loss", "seconds"):
