@@ -60,8 +60,9 @@ def _mends(plan: Plan, proto: onnx.ModelProto) -> Iterator[str]:
         )
     if not four and not wide and not floats:
         yield (
-            "its layers run on integers, which this processor gains too little by; candidates such as w8a8,float "
-            "under budget latency=0.9 leave in float what is faster there"
+            "its layers have inputs and weights for integer kernels, which gain too little here (small layers, layers "
+            "in float between them, or a processor without VNNI); candidates such as w8a8,float under budget "
+            "latency=0.9 leave in float what is faster so"
         )
 
 
