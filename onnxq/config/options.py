@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
 from onnxq.config.budget import parse_budgets
 from onnxq.config.optimization import RECONSTRUCTION, Refinement, Tuning
-from onnxq.config.targets import Target, read_target
+from onnxq.config.targets import TARGETS, Target, read_target
 from onnxq.errors import ConfigError
 
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
@@ -38,6 +38,12 @@ def _words(value: object) -> object:
 
 def _candidates(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(str, parse_candidates(words))) if words else ()
+
+
+def _known_target(name: str) -> str:
+    if name not in TARGETS:
+        raise ValueError(f"there is no such target; choose one of {', '.join(TARGETS)}")
+    return name
 
 
 def _budgets(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -118,7 +124,7 @@ class Config:
     budget: Budgets = ()
     table_samples: Annotated[int, Field(ge=1)] = 64
     mode: Literal["sequential", "parallel"] = "sequential"
-    target: Literal["onnxruntime", "tensorrt", "qnn", "openvino", "generic"] = "onnxruntime"
+    target: Annotated[str, AfterValidator(_known_target)] = "onnxruntime"
     container: Literal["auto", "packed", "int4", "int8"] = "auto"
     attention: Literal[8, 32] = 8
     embeddings: Literal[4, 8, 32, "same"] = "same"
@@ -250,7 +256,8 @@ def make_config(values: Mapping[str, Any]) -> Config:
                 known = ", ".join(f.name for f in fields(Config))
                 problems.append(f"{place} is not an option (there are {known})")
             else:
-                problems.append(f"{place} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+                said = detail["msg"].removeprefix("Value error, ")
+                problems.append(f"{place} is {detail['input']!r}: {said[0].lower()}{said[1:]}")
         raise ConfigError("; ".join(dict.fromkeys(problems)) + ".") from error
 
 
