@@ -119,10 +119,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_model_is_read_once_for_all_that_is_tried(read: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     config = onnxq.Config(candidates=("w4a8", "w8a8"), budget=("size=0.85",), edge_bits="same", table_samples=16)
     result = onnxq.quantize(tiny_model(), tiny_images(48), config)
-    assert len(read) == len(set(read))  # once for each operator set that some bits need
+    once = len(read)
+    assert once == len(set(read))  # once for each operator set that the bits of an attempt need
     monkeypatch.setattr(pipeline.Source, "at", lambda self, opset: pipeline.prepared_model(tiny_model(), config, opset))
     again = onnxq.quantize(tiny_model(), tiny_images(48), config)
-    assert len(read) > 2
+    assert len(read) - once >= once
     assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
 
 
