@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import onnx
@@ -20,12 +21,13 @@ from onnxq.allocation.reallocate import Attempt, account, carry_out, remark
 from onnxq.config import Config
 from onnxq.config.bit_widths import parse_candidates
 from onnxq.config.budget import parse_budgets
+from onnxq.config.without_effect import require_choice
 from onnxq.data import Data, first_feeds, read_feeds
-from onnxq.data.replay import Again, batch_within, counted
+from onnxq.data.replay import Again, batch_for, counted
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
 from onnxq.pipeline import GATE_SAMPLES, Clock, Result, Run, Source, Task, opset_of, prepared_model, run
-from onnxq.plan.make_plan import make_plan, require_layers
+from onnxq.plan.make_plan import make_plan, require_block, require_layers
 from onnxq.plan.values import Plan
 from onnxq.preprocess.empty_layers import without_empty
 from onnxq.progress import Listener, silent
@@ -74,6 +76,7 @@ def quantize(
         VerificationError: the emitted model does not run, or not alike, at every optimization level of onnxruntime.
     """
     config, folder = config or Config(), None if work_dir is None else Path(work_dir)
+    require_choice(config, allocated=allocation is not None)
     with diagnosed(model):
         fresh, unseen = opened(model, adapt, check)
         if config.candidates or allocation:
@@ -117,7 +120,7 @@ def sensitivity(
     candidates = parse_candidates(config.candidates)
     prepared = prepared_model(model, config, opset_of(config, dict(enumerate(candidates))))
     require_layers(prepared)
-    batch = batch_within(prepared, config.memory_limit)
+    batch = batch_for(prepared, config)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
         read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch)
@@ -142,8 +145,12 @@ def _mixed(
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
     source = Source(model, config)
     prepared = source.at(opset_of(config, choice))
-    require_layers(prepared)
-    batch = batch_within(prepared, config.memory_limit)
+    layers, _ = require_layers(prepared)
+    if allocation:
+        require_block(((la, choice[la.name]) for la in layers if la.name in choice), config)
+    else:
+        require_block(product(layers, choice.values()), config)
+    batch = batch_for(prepared, config)
     with Again(config.memory_limit // 8) as kept:
         for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
             kept.append(feed)

@@ -16,7 +16,7 @@ from onnxq.acceptance.fallbacks import Emitted, emit_through_gate
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.data import Data, Feed, first_feeds, read_feeds
-from onnxq.data.replay import Again, batch_within, counted
+from onnxq.data.replay import Again, batch_for, counted
 from onnxq.errors import NotFiniteError, UnsupportedError
 from onnxq.ir.exclude import exclude
 from onnxq.ir.load import load
@@ -29,7 +29,7 @@ from onnxq.ir.tensor import has_fixed_batch
 from onnxq.passes.fold_constants import fold_constants
 from onnxq.passes.own_batch import with_own_batch
 from onnxq.passes.prepare import prepare
-from onnxq.plan.make_plan import make_plan
+from onnxq.plan.make_plan import make_plan, require_block
 from onnxq.plan.values import Plan
 from onnxq.preprocess.empty_layers import without_empty
 from onnxq.progress import Listener, Progress
@@ -181,7 +181,7 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
         if not len(again):
-            batch = batch_within(prepared, config.memory_limit)
+            batch = batch_for(prepared, config)
             given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
             for feed in counted(given, task.calibration, config, progress):
                 again.append(feed)
@@ -192,6 +192,8 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
     found = in_float.keys() | (prepared.in_float.keys() - asked.in_float.keys())
     choice = choice and {name: bits for name, bits in choice.items() if name not in found}
     plan = make_plan(prepared, config, choice)
+    if choice is None:
+        require_block(((p.layer, Candidate(p.weights, p.activations)) for p in plan.layers), config)
     weights = sum(p.layer.parameters for p in plan.layers)
     folds = make_folds(feeds, whole=whole, weights=weights)
     config, told = affordable(config, prepared, plan, gate[0])

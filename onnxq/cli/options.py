@@ -140,8 +140,17 @@ def configured(file: Path | None, flags: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: the file cannot be read, or a value is not allowed.
     """
+    return make_config(given(file, flags))
+
+
+def given(file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in a TOML file and those of the flags that were given, which override it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     values = read_config(file) if file else {}
-    return make_config(values | {name: value for name, value in flags.items() if value is not None})
+    return values | {name: value for name, value in flags.items() if value is not None}
 
 
 def _applied(options: tuple[Any, ...], function: Function) -> Function:

@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from onnxq.cli.errors_and_exit import BELOW, DONE, Verb
-from onnxq.cli.options import FIELDS, FILE, common_options, config_options, configured
+from onnxq.cli.options import FIELDS, FILE, common_options, config_options, configured, given
+from onnxq.config.bit_widths import parse_candidates
+from onnxq.config.without_effect import require_block_bits, require_choice
 from onnxq.errors import ConfigError, OutputError
 
 
@@ -41,7 +43,16 @@ from onnxq.errors import ConfigError, OutputError
 )
 @config_options(*FIELDS)
 @click.option(
-    "--allocation", type=FILE, metavar="FILE.json", help="Each layer's own bits, as onnxq allocate wrote them."
+    "--allocation",
+    type=FILE,
+    metavar="FILE.json",
+    help="Each layer's own bits, as onnxq allocate wrote them; choice alone is enough.",
+)
+@click.option(
+    "--point",
+    type=int,
+    metavar="N",
+    help="Which allocation of an --allocation file that --pareto wrote: 1 is the cheapest, the last the most accurate.",
 )
 @click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers and tables.")
 @click.option("--resume", is_flag=True, help="Go on with what --work-dir holds.")
@@ -55,6 +66,7 @@ def quantize(
     check: Path | None,
     config_file: Path | None,
     allocation: Path | None,
+    point: int | None,
     work_dir: Path | None,
     resume: bool,
     report: Path | None,
@@ -69,6 +81,9 @@ def quantize(
     config = configured(config_file, flags)
     if resume and work_dir is None:
         raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
+    if point is not None and allocation is None:
+        raise ConfigError("--point takes one allocation of a front; name the front's file with --allocation.")
+    require_choice(config, allocated=allocation is not None)
 
     from onnxq.allocation.bit_allocation import read_allocation
     from onnxq.api import quantize as run
@@ -89,7 +104,10 @@ def quantize(
     if report is not None:
         _check_apart(report, "report", read | {"output": output})
         check_writable(report)
-    bits = read_allocation(allocation) if allocation else None
+    bits = read_allocation(allocation, point) if allocation else None
+    if "block" in given(config_file, flags) and config.block is not None:
+        some = parse_candidates(config.candidates) if config.candidates else (config.bits,)
+        require_block_bits(config, bits.choice.values() if bits else some)
     with Bars() as bars:
         result = run(
             model,
