@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from onnxq.config.budget import parse_budgets
 from onnxq.config.without_effect import require_choice
 from onnxq.data import Data, first_feeds, read_feeds
 from onnxq.data.replay import Again, batch_for, counted
+from onnxq.errors import ConfigError
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
 from onnxq.pipeline import GATE_SAMPLES, Clock, Result, Run, Source, Task, opset_of, prepared_model, run
@@ -34,7 +36,7 @@ from onnxq.progress import Listener, silent
 from onnxq.report.build import checked
 from onnxq.runtime.diagnosis import diagnosed
 from onnxq.solve.checkpoint import fingerprint
-from onnxq.validation.check import judged, opened
+from onnxq.validation.check import judged, labels_for, opened
 from onnxq.verify import measure_ranges
 
 
@@ -46,6 +48,8 @@ def quantize(
     allocation: BitAllocation | None = None,
     adapt: Data | None = None,
     check: Data | None = None,
+    labels: str | None = None,
+    ignore: Collection[str] = (),
     progress: Listener = silent,
     work_dir: str | Path | None = None,
     resume: bool = False,
@@ -66,6 +70,9 @@ def quantize(
         check: unlabelled samples to judge the finished model on, none of those it is made from, in the same forms;
             ``result.report.check`` tells how close its outputs are, over all samples and for the median and worst
             one, and which of its tensors leave their ranges.
+        labels: name of the array in ``check`` (an ``.npz`` or a mapping) that holds each sample's class; the check
+            counts right answers then. The other sets may hold it too.
+        ignore: names of arrays in the sets that the model does not take, to pass over.
         progress: told how far the run is.
         work_dir: folder that keeps finished layers, so that a stopped run can go on, and the tables that bits are
             chosen from, so that another budget measures nothing again.
@@ -76,20 +83,24 @@ def quantize(
         VerificationError: the emitted model does not run, or not alike, at every optimization level of onnxruntime.
     """
     config, folder = config or Config(), None if work_dir is None else Path(work_dir)
+    if labels is not None and check is None:
+        raise ConfigError("labels are for the samples of check: give these too, or ignore the array instead.")
+    beside = frozenset((*ignore, labels)) if labels else frozenset(ignore)
     require_choice(config, allocated=allocation is not None)
     with diagnosed(model):
-        fresh, unseen = opened(model, adapt, check)
+        fresh, unseen = opened(model, adapt, check, ignore=beside)
+        classes = labels_for(model, check, labels) if labels and check is not None else None
         if config.candidates or allocation:
-            done = _mixed(model, calibration, config, allocation, progress, folder, resume)
+            done = _mixed(model, calibration, config, allocation, progress, folder, resume, beside)
         else:
-            done = run(Task(model, calibration, config, None, progress, folder, resume))
+            done = run(Task(model, calibration, config, None, progress, folder, resume, ignore=beside))
         if fresh is not None:
             done = adapted(done, config, fresh, progress)
         if check is None or unseen is None:
             return done.result
         clock = Clock()
         with clock.stage("check"):
-            found = judged(model, done.result.model, unseen, check, progress)
+            found = judged(model, done.result.model, unseen, check, progress, classes)
             usual = measure_ranges(done.result.model, done.known)
         made = {"calibration": calibration, "adaptation": adapt}
         same = [name for name, data in made.items() if data is not None and _same(check, data)]
@@ -140,6 +151,7 @@ def _mixed(
     progress: Listener,
     folder: Path | None,
     resume: bool,
+    ignore: Collection[str],
 ) -> Run:
     """A quantization with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
@@ -147,12 +159,12 @@ def _mixed(
     prepared = source.at(opset_of(config, choice))
     layers, _ = require_layers(prepared)
     if allocation:
-        require_block(((la, choice[la.name]) for la in layers if la.name in choice), config)
+        require_block(((la, allocation.choice[la.name]) for la in layers if la.name in allocation.choice), config)
     else:
         require_block(product(layers, choice.values()), config)
     batch = batch_for(prepared, config)
     with Again(config.memory_limit // 8) as kept:
-        for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
+        for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch, ignore=ignore):
             kept.append(feed)
         prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))
         clock, problem = Clock(), None
@@ -172,7 +184,7 @@ def _mixed(
         def solve(found: BitAllocation) -> Attempt[Run]:
             place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
-            done = run(Task(model, data, config, found.choice, progress, place, resume, source))
+            done = run(Task(model, data, config, found.choice, progress, place, resume, source, ignore))
             metric = problem.sensitivity.metric if problem else None
             loss, error = measured_loss(prepared, done.result.model, judged, metric)
             return Attempt(found, done.model, done.network, loss, done, error)

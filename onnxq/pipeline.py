@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,7 @@ class Task:
         folder: keeps finished layers; nothing does when None.
         resume: go on with what the folder holds.
         source: keeps the model prepared for the next quantization; nothing does when None.
+        ignore: names that the samples may hold beside the inputs.
     """
 
     model: str | Path | onnx.ModelProto
@@ -137,6 +138,7 @@ class Task:
     folder: Path | None
     resume: bool
     source: Source | None = None
+    ignore: Collection[str] = ()
 
     def prepared(self) -> Model:
         """The model at the operator set that the bits need."""
@@ -182,7 +184,9 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
         size = model_bytes(task.model)
         if not len(again):
             batch = batch_for(prepared, config)
-            given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
+            given = read_feeds(
+                task.calibration, prepared.inputs, samples=config.samples, batch=batch, ignore=task.ignore
+            )
             for feed in counted(given, task.calibration, config, progress):
                 again.append(feed)
     unlike, whole = find_unlike(again), has_fixed_batch(prepared.inputs)

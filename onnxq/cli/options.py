@@ -119,6 +119,19 @@ _CONFIG = click.option(
     "[reconstruction]; flags win.",
 )
 
+IGNORE = click.option(
+    "--ignore",
+    default="",
+    metavar="NAME,…",
+    help="Names of arrays in the samples that the model does not take, to pass over.",
+)
+"""Names that samples may hold beside the inputs."""
+
+
+def names(words: str) -> tuple[str, ...]:
+    """Names parted by commas."""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
 
 def common_options(function: Function) -> Function:
     """``--json`` and ``--debug``, which every verb has."""

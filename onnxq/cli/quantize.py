@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxq.cli.errors_and_exit import BELOW, DONE, Verb
-from onnxq.cli.options import FIELDS, FILE, common_options, config_options, configured, given
+from onnxq.cli.options import FIELDS, FILE, IGNORE, common_options, config_options, configured, given, names
 from onnxq.config.bit_widths import parse_candidates
 from onnxq.config.without_effect import require_block_bits, require_choice
 from onnxq.errors import ConfigError, OutputError
@@ -41,6 +41,13 @@ from onnxq.errors import ConfigError, OutputError
     help="Further unlabelled samples, in any form that --calibration takes, to judge the finished model on: its "
     "outputs for the median and worst sample, and the tensors that leave their ranges.",
 )
+@click.option(
+    "--labels",
+    metavar="KEY",
+    help="Name of the array in --check's .npz that holds each sample's class, to count right answers; the other samples "
+    "may hold it too.",
+)
+@IGNORE
 @config_options(*FIELDS)
 @click.option(
     "--allocation",
@@ -64,6 +71,8 @@ def quantize(
     calibration: Path,
     adapt: Path | None,
     check: Path | None,
+    labels: str | None,
+    ignore: str,
     config_file: Path | None,
     allocation: Path | None,
     point: int | None,
@@ -81,6 +90,8 @@ def quantize(
     config = configured(config_file, flags)
     if resume and work_dir is None:
         raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
+    if labels is not None and check is None:
+        raise ConfigError("--labels names the classes of --check's samples; give these too, or --ignore the array.")
     if point is not None and allocation is None:
         raise ConfigError("--point takes one allocation of a front; name the front's file with --allocation.")
     require_choice(config, allocated=allocation is not None)
@@ -116,6 +127,8 @@ def quantize(
             allocation=bits,
             adapt=adapt,
             check=check,
+            labels=labels,
+            ignore=names(ignore),
             progress=bars,
             work_dir=work_dir,
             resume=resume,
