@@ -113,6 +113,7 @@ def sensitivity(
     config: Config,
     measuring: Measuring | None = None,
     *,
+    ignore: Collection[str] = (),
     progress: Listener = silent,
 ) -> AllocationProblem:
     """What every layer loses and costs at each of the configuration's candidates.
@@ -123,6 +124,7 @@ def sensitivity(
             at most half, and solved on the others.
         config: candidates, container, edge bits.
         measuring: how; the defaults when None.
+        ignore: as for :func:`quantize`.
         progress: told how far the run is.
 
     Raises:
@@ -134,7 +136,7 @@ def sensitivity(
     batch = batch_for(prepared, config)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
-        read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch)
+        read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch, ignore=ignore)
         for feed in counted(read, calibration, config, progress):
             kept.append(feed)
         prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))

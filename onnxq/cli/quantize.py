@@ -44,8 +44,8 @@ from onnxq.errors import ConfigError, OutputError
 @click.option(
     "--labels",
     metavar="KEY",
-    help="Name of the array in --check's .npz that holds each sample's class, to count right answers; the other samples "
-    "may hold it too.",
+    help="Name of the array in --check's .npz that holds each sample's class, to count right answers; other sets may "
+    "hold it too.",
 )
 @IGNORE
 @config_options(*FIELDS)
