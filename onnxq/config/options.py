@@ -64,8 +64,7 @@ class Config:
         edge_bits: bits of first and last layers; ``same`` treats them as the others. 8 by default: they
             hold few weights and lose most.
         candidates: bits that each layer may take, such as ``w4a8``, ``w8a8`` or ``float``; with them the bits are
-            chosen layer by layer within ``budget``, in place of ``weights`` and ``activations``, which are refused
-            beside them.
+            chosen layer by layer within ``budget``; ``weights`` and ``activations`` are refused beside them.
         budget: limits that the choice keeps, such as ``size=0.13`` (see :mod:`onnxq.config.budget`); candidates and
             a budget are given together.
         table_samples: calibration samples on which the candidates' losses are measured, at most half of them; the
@@ -242,8 +241,7 @@ def make_config(values: Mapping[str, Any]) -> Config:
     """A configuration from plain values.
 
     Raises:
-        ConfigError: names every field that is unknown or outside its range, and what it may be; or those that others
-            leave without effect, were they given at their defaults.
+        ConfigError: names every field that is unknown or outside its range, and what it may be; or has no effect.
     """
     prepared = {k: parse_size(v) if k == "memory_limit" and isinstance(v, str) else v for k, v in values.items()}
     try:
