@@ -440,7 +440,10 @@ def test_tables_in_a_work_directory_serve_other_budgets_and_no_other_samples(
 
 def test_a_model_without_layers_is_refused_with_candidates_too() -> None:
     model = build("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
-    for options in ({"candidates": "w4a8,w8a8"}, {"candidates": "w4a32,w8a8", "budget": "size=0.5"}):
+    for options in (
+        {"candidates": "w4a8,w8a8", "budget": "size=0.5"},
+        {"candidates": "w4a32,w8a8", "budget": "bops=1"},
+    ):
         with pytest.raises(UnsupportedError, match="no layer to quantise"):
             onnxq.quantize(model, normal(0, 8, 4), make_config(options))
         with pytest.raises(UnsupportedError, match="no layer to quantise"):
