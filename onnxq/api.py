@@ -32,11 +32,13 @@ from onnxq.pipeline import GATE_SAMPLES, Clock, Result, Run, Source, Task, opset
 from onnxq.plan.make_plan import make_plan, require_block, require_layers
 from onnxq.plan.values import Plan
 from onnxq.preprocess.empty_layers import without_empty
-from onnxq.progress import Listener, silent
+from onnxq.progress import Listener, Progress, silent
 from onnxq.report.build import checked
+from onnxq.report.speed import timed_report
 from onnxq.runtime.diagnosis import diagnosed
 from onnxq.solve.checkpoint import fingerprint
 from onnxq.validation.check import judged, labels_for, opened
+from onnxq.validation.speed import speed_beside_float
 from onnxq.verify import measure_ranges
 
 
@@ -50,6 +52,7 @@ def quantize(
     check: Data | None = None,
     labels: str | None = None,
     ignore: Collection[str] = (),
+    require_speedup: float | None = None,
     progress: Listener = silent,
     work_dir: str | Path | None = None,
     resume: bool = False,
@@ -73,6 +76,8 @@ def quantize(
         labels: name of the array in ``check`` (an ``.npz`` or a mapping) that holds each sample's class; the check
             counts right answers then. The other sets may hold it too.
         ignore: names of arrays in the sets that the model does not take, to pass over.
+        require_speedup: how many times as fast as the float model the result must be for ``result.report.ok``, on one
+            thread of this machine; ``result.report.latency_ms`` has the times in any case.
         progress: told how far the run is.
         work_dir: folder that keeps finished layers, so that a stopped run can go on, and the tables that bits are
             chosen from, so that another budget measures nothing again.
@@ -96,6 +101,7 @@ def quantize(
             done = run(Task(model, calibration, config, None, progress, folder, resume, ignore=beside))
         if fresh is not None:
             done = adapted(done, config, fresh, progress)
+        done = _timed(model, done, config, require_speedup, progress)
         if check is None or unseen is None:
             return done.result
         clock = Clock()
@@ -200,6 +206,19 @@ def _mixed(
         seconds={**clock.seconds, **report.seconds},
     )
     return dataclasses.replace(best.result, result=Result(best.result.result.model, report))
+
+
+def _timed(
+    model: str | Path | onnx.ModelProto, done: Run, config: Config, required: float | None, progress: Listener
+) -> Run:
+    """The run with its model's speed beside the float model's."""
+    made, clock = done.result.model, Clock()
+    with clock.stage("time"):
+        progress(Progress("time", 0, None))
+        found = speed_beside_float(model, made, done.known[0], config.memory_limit)
+    report = timed_report(done.result.report, found, required, done.plan, made)
+    report = dataclasses.replace(report, seconds={**report.seconds, **clock.seconds})
+    return dataclasses.replace(done, result=Result(made, report))
 
 
 def inspect(model: str | Path | onnx.ModelProto, config: Config | None = None) -> tuple[Model, Plan]:

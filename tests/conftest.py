@@ -14,11 +14,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import pytest
 from hypothesis import settings
 
-from onnxq import pipeline
+from onnxq import api, pipeline
 from onnxq.config import Config
 from onnxq.ir.model import Model
 from onnxq.validation.folds import Folds
 from onnxq.validation.rewrites import Choice, Plainest, Rewrite
+from onnxq.verify import Latency
 
 # No test depends on the machine's speed, and the same examples are tried everywhere.
 settings.register_profile("onnxq", deadline=None, derandomize=True)
@@ -35,6 +36,12 @@ def quick_judgement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     if request.node.get_closest_marker("unseen") is None:
         monkeypatch.setattr(pipeline, "judge_plain", _every_rewrite)
         monkeypatch.setattr(pipeline, "_crossed", lambda *_: None)  # then it is judged by the first cut
+
+
+@pytest.fixture(autouse=True)
+def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every result is twice as fast as its float model: no test waits for a measurement, or depends on one."""
+    monkeypatch.setattr(api, "speed_beside_float", lambda *_: Latency(2.0, 1.0, batch=1, runs=1, threads=1))
 
 
 def _every_rewrite(model: Model, config: Config, choice: Choice, folds: Folds) -> Plainest:

@@ -48,6 +48,13 @@ from onnxq.errors import ConfigError, OutputError
     "hold it too.",
 )
 @IGNORE
+@click.option(
+    "--require-speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="R",
+    help="End with 1, the model written, where it is less than R times as fast as the float model on one thread of "
+    "this machine.",
+)
 @config_options(*FIELDS)
 @click.option(
     "--allocation",
@@ -73,6 +80,7 @@ def quantize(
     check: Path | None,
     labels: str | None,
     ignore: str,
+    require_speedup: float | None,
     config_file: Path | None,
     allocation: Path | None,
     point: int | None,
@@ -129,6 +137,7 @@ def quantize(
             check=check,
             labels=labels,
             ignore=names(ignore),
+            require_speedup=require_speedup,
             progress=bars,
             work_dir=work_dir,
             resume=resume,

@@ -52,7 +52,7 @@ class Form:
 
 
 FORMS: dict[type[Any], Form] = {
-    RunReport: Form(keyed={"loads": "level"}, properties=("ok",)),
+    RunReport: Form(keyed={"loads": "level"}, properties=("ok", "speedup")),
     VerificationReport: Form(
         keyed={"outputs": "name", "loads": "level", "bits": "name"}, renamed={"difference": "first_difference"}
     ),

@@ -118,14 +118,18 @@ FORMS = {
 
 def _containers(plan: Plan, proto: onnx.ModelProto) -> Iterator[Remark]:
     """How weights of less than 8 bits are stored, why, and what a runtime makes of it."""
+    for form, count in stored_forms(plan, proto).most_common():
+        yield Remark("network", f"the weights of {count} layers are stored {FORMS[form]}")
+
+
+def stored_forms(plan: Plan, proto: onnx.ModelProto) -> Counter[str]:
+    """Layers with weights of less than 8 bits whose channels have one scale, counted by a key of :data:`FORMS`."""
     makers = {name: node for node in proto.graph.node for name in node.output}
     types = {t.name: t.data_type for t in proto.graph.initializer}
     nodes = {node.name: node for node in proto.graph.node}
     small = [p.layer.name for p in plan.layers if p.weights < 8 and p.block is None]
     read = [makers[nodes[name].input[1]].input[0] for name in small]
-    forms = Counter("packed" if r not in types else "int4" if types[r] in FOUR_BITS else "int8" for r in read)
-    for form, count in forms.most_common():
-        yield Remark("network", f"the weights of {count} layers are stored {FORMS[form]}")
+    return Counter("packed" if r not in types else "int4" if types[r] in FOUR_BITS else "int8" for r in read)
 
 
 def _stored(proto: onnx.ModelProto) -> dict[str, int]:

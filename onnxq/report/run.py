@@ -14,7 +14,7 @@ from onnxq.ir.save import write_text
 from onnxq.report.unseen import tell_unseen
 from onnxq.solve.stage_report import StageReport
 from onnxq.validation.quality import OutputQuality
-from onnxq.verify import LevelCheck, VerificationReport
+from onnxq.verify import Latency, LevelCheck, VerificationReport
 
 POOR_DB = 10.0
 """Signal to noise of an output below which a result is of no use: its errors are a third of its values then."""
@@ -83,6 +83,9 @@ class RunReport:
         check: verification of the emitted model on samples that were handed over for that; None where there were none.
         adapted: samples of another kind that were handed over for its ranges, where it took them; then ``judged`` and
             ``unseen`` are of those.
+        latency_ms: time of a run of both models on a calibration sample, on one thread, in turns; None where the
+            notes say why it is not known.
+        required_speedup: least ``speedup`` that was asked for; None where none was.
     """
 
     onnxq: str
@@ -104,14 +107,26 @@ class RunReport:
     quantized_share: float | None = None
     check: VerificationReport | None = None
     adapted: int = 0
+    latency_ms: Latency | None = None
+    required_speedup: float | None = None
 
     @property
     def ok(self) -> bool:
         """Whether the emitted model is of use: it runs at every level, no layer has other bits than were asked for,
-        and every output keeps 10 dB of signal to noise on samples that were not fitted.
+        every output keeps 10 dB of signal to noise on samples that were not fitted, and it is as fast as was asked for.
         """
         runs = all(level.ok for level in self.loads) and (self.check is None or self.check.ok)
-        return runs and not self.missed and not self.poor
+        return runs and not self.missed and not self.poor and not self.too_slow
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the float model the quantized one is; None where it was not measured."""
+        return None if self.latency_ms is None else self.latency_ms.speedup
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether its speed-up is below what was asked for, or not known."""
+        return self.required_speedup is not None and not (self.speedup or 0.0) >= self.required_speedup
 
     @property
     def poor(self) -> tuple[str, ...]:
@@ -134,6 +149,7 @@ class RunReport:
         plain["loads"] = {check.level: check.to_dict() for check in self.loads}
         plain["check"] = None if self.check is None else self.check.to_dict()
         plain["ok"] = self.ok
+        plain["speedup"] = self.speedup
         return plain
 
     def to_json(self) -> str:

@@ -11,7 +11,21 @@ from rich.table import Table
 
 from onnxq.report.ranges import show_ranges
 from onnxq.report.unseen import tell_unseen
-from onnxq.report.wording import NONE, bits, decibels, in_bytes, levels, loss, number, percent, printable, shape, sizes
+from onnxq.report.wording import (
+    NONE,
+    bits,
+    decibels,
+    in_bytes,
+    levels,
+    loss,
+    missing_speed,
+    number,
+    percent,
+    printable,
+    shape,
+    sizes,
+    speed,
+)
 from onnxq.verify import LayerBits, OutputFidelity, VerificationReport
 
 if TYPE_CHECKING:
@@ -40,6 +54,9 @@ def show_run(console: Console, report: RunReport, *, title: str) -> None:
     if report.missed:
         names = ", ".join(printable(name) for name in report.missed)
         console.print(f"More bits than were asked for in: {names}", style="bold red")
+    if report.required_speedup is not None and report.too_slow:
+        told = missing_speed(report.speedup, report.required_speedup)
+        console.print(f"{told}; it is written all the same", style="bold red")
     worst = sorted(report.layers, key=lambda layer: layer.loss, reverse=True)[:WORST_LAYERS]
     table = _table(f"Layers that lost most ({len(worst)} of {len(report.layers)})", left=("layer", "operator"))
     for heading in ("bits", "weights", "loss, nearest", "loss", "seconds"):
@@ -118,10 +135,7 @@ def show_verification(console: Console, report: VerificationReport, *, title: st
         facts["First"] = printable(str(report.difference))
     time = report.latency_ms
     if time is not None:
-        facts["Speed"] = (
-            f"{number(time.fp32)} ms before, {number(time.quantized)} ms after: {time.fp32 / time.quantized:.2f} times "
-            f"as fast (batch of {time.batch})"
-        )
+        facts["Speed"] = speed(time)
     console.print(_facts(facts))
     if report.outputs:
         console.print(_outputs(report.outputs))
@@ -161,7 +175,7 @@ def show_comparison(console: Console, judged: Mapping[str, VerificationReport], 
             _sqnr(output) if output else NONE,
             "yes" if report.ok else "no",
             f"{number(spent.quantized)} ms" if spent else NONE,
-            f"{spent.fp32 / spent.quantized:.2f}x" if spent else NONE,
+            f"{spent.speedup:.2f}x" if spent else NONE,
         )
     console.print(table)
     if first.latency_ms is not None:
@@ -192,6 +206,7 @@ def _run_facts(report: RunReport) -> dict[str, str]:
         "Layers": f"{asked} (weights/activations)",
         **({} if report.quantized_share is None else {"Weights": f"{100 * report.quantized_share:.1f}% are quantised"}),
         "Size": sizes(report.fp32, report.quantized),
+        **({} if report.latency_ms is None else {"Speed": speed(report.latency_ms)}),
         "Loads": levels(report.loads),
         "SQNR": tell_unseen(report),
         **did,

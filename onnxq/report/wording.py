@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxq.verify import LevelCheck
+    from onnxq.verify import Latency, LevelCheck
 
 NONE = "–"
 FLOAT_BITS = 32
@@ -78,6 +78,21 @@ def sizes(before: int, after: int) -> str:
     """Two file sizes and their ratio."""
     ratio, change = (before / after, "smaller") if after <= before else (after / before, "larger")
     return f"{in_bytes(before)} before, {in_bytes(after)} after: {ratio:.1f} times {change}"
+
+
+def speed(found: Latency) -> str:
+    """Time of a run of both models, and the ratio."""
+    threads = {0: "", 1: ", one thread"}.get(found.threads, f", {found.threads} threads")
+    return (
+        f"{number(found.fp32)} ms before, {number(found.quantized)} ms after: {found.speedup:.2f} times as fast "
+        f"(batch of {found.batch}{threads}, {found.runs} run{'s'[: found.runs != 1]} each)"
+    )
+
+
+def missing_speed(found: float | None, required: float) -> str:
+    """That a speed-up is below what was asked for."""
+    told = "not known" if found is None else f"{found:.2f} times the float model's"
+    return f"Its speed is {told}, and {required:g} times was asked for"
 
 
 def levels(checks: Iterable[LevelCheck]) -> str:

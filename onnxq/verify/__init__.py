@@ -8,6 +8,7 @@ from onnxq.verify.bits import audit_bits
 from onnxq.verify.check import verify
 from onnxq.verify.findings import FirstDifference, LayerBits, TensorRange
 from onnxq.verify.finite import Finiteness, finiteness, is_numeric
+from onnxq.verify.latency import compare_speed
 from onnxq.verify.levels import check_levels, deviation, deviation_from
 from onnxq.verify.ranges import measure_ranges
 from onnxq.verify.report import Latency, LevelCheck, OutputFidelity, VerificationReport
@@ -26,6 +27,7 @@ __all__ = [
     "VerificationReport",
     "audit_bits",
     "check_levels",
+    "compare_speed",
     "deviation",
     "deviation_from",
     "finiteness",

@@ -123,12 +123,19 @@ class Latency:
         quantized: milliseconds a run of the quantized model.
         batch: samples a run.
         runs: timed runs of each model.
+        threads: that compute a run; 0 is onnxruntime's default, one for each core.
     """
 
     fp32: float
     quantized: float
     batch: int
     runs: int
+    threads: int = 0
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the float model the quantized one is."""
+        return self.fp32 / self.quantized
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -137,6 +144,7 @@ class Latency:
             "quantized": number(self.quantized),
             "batch": self.batch,
             "runs": self.runs,
+            "threads": self.threads,
         }
 
 

@@ -96,9 +96,9 @@ class ModelSource:
         shapes = [np.shape(feed[name]) for name in self.inputs if name in feed]
         return next((shape[0] for shape in shapes if shape), 1)
 
-    def start(self, level: str = DEFAULT_LEVEL) -> Any:
+    def start(self, level: str = DEFAULT_LEVEL, *, threads: int = 0) -> Any:
         """An onnxruntime session of this model; see :func:`~onnxq.verify.session.start_session`."""
-        return start_session(self.location, level)
+        return start_session(self.location, level, threads=threads)
 
 
 def describe(model: ModelLike, role: str) -> str:

@@ -122,6 +122,7 @@ BAD_FLAGS = {
         "target tensorrt does not run w8a4",
     ),
     "no samples": (["--samples", "0"], "samples is 0"),
+    "no speed": (["--require-speedup", "0"], "0.0 is not in the range x>0"),
     "size without a unit": (["--memory-limit", "4 elephants"], "'4 elephants' is not understood"),
     "too little memory": (["--memory-limit", "1KiB"], "memory_limit is 1024"),
     "negative seed": (["--seed", "-1"], "seed is -1"),
@@ -252,6 +253,16 @@ def test_missed_bits_end_with_1_and_are_named(place: Path, monkeypatch: pytest.M
     assert "More bits than were asked for in: first" in result.stdout
     assert Path("out.onnx").exists()
     assert json.loads(quantize("--json").stdout)["ok"] is False
+
+
+def test_less_speed_than_required_ends_with_1_and_the_model_is_written(place: Path) -> None:
+    assert quantize("--require-speedup", "2").exit_code == 0  # every result is twice as fast in these tests
+    result = quantize("--require-speedup", "2.1", output="slow.onnx")
+    assert result.exit_code == 1
+    assert "Its speed is 2.00 times the float model's, and 2.1 times was asked for; it is written" in result.stdout
+    assert Path("slow.onnx").read_bytes() == Path("out.onnx").read_bytes()
+    report = json.loads(quantize("--require-speedup", "2.1", "--json").stdout)
+    assert (report["ok"], report["speedup"], report["required_speedup"]) == (False, 2.0, 2.1)
 
 
 def test_debug_shows_where_an_error_arose(place: Path) -> None:
