@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import onnx
@@ -20,12 +22,14 @@ from onnxq.allocation.reallocate import Attempt, account, carry_out, remark
 from onnxq.config import Config
 from onnxq.config.bit_widths import parse_candidates
 from onnxq.config.budget import parse_budgets
+from onnxq.config.without_effect import require_choice
 from onnxq.data import Data, first_feeds, read_feeds
-from onnxq.data.replay import Again, batch_within, counted
+from onnxq.data.replay import Again, batch_for, counted
+from onnxq.errors import ConfigError
 from onnxq.ir.model import Model
 from onnxq.ir.size import model_bytes
 from onnxq.pipeline import GATE_SAMPLES, Clock, Result, Run, Source, Task, opset_of, prepared_model, run
-from onnxq.plan.make_plan import make_plan, require_layers
+from onnxq.plan.make_plan import make_plan, require_block, require_layers
 from onnxq.plan.values import Plan
 from onnxq.preprocess.empty_layers import without_empty
 from onnxq.progress import Listener, Progress, silent
@@ -33,7 +37,7 @@ from onnxq.report.build import checked
 from onnxq.report.speed import timed_report
 from onnxq.runtime.diagnosis import diagnosed
 from onnxq.solve.checkpoint import fingerprint
-from onnxq.validation.check import judged, opened
+from onnxq.validation.check import judged, labels_for, opened
 from onnxq.validation.speed import speed_beside_float
 from onnxq.verify import measure_ranges
 
@@ -46,6 +50,8 @@ def quantize(
     allocation: BitAllocation | None = None,
     adapt: Data | None = None,
     check: Data | None = None,
+    labels: str | None = None,
+    ignore: Collection[str] = (),
     require_speedup: float | None = None,
     progress: Listener = silent,
     work_dir: str | Path | None = None,
@@ -67,6 +73,9 @@ def quantize(
         check: unlabelled samples to judge the finished model on, none of those it is made from, in the same forms;
             ``result.report.check`` tells how close its outputs are, over all samples and for the median and worst
             one, and which of its tensors leave their ranges.
+        labels: name of the array in ``check`` (an ``.npz`` or a mapping) that holds each sample's class; the check
+            counts right answers then. The other sets may hold it too.
+        ignore: names of arrays in the sets that the model does not take, to pass over.
         require_speedup: how many times as fast as the float model the result must be for ``result.report.ok``, on one
             thread of this machine; ``result.report.latency_ms`` has the times in any case.
         progress: told how far the run is.
@@ -79,12 +88,17 @@ def quantize(
         VerificationError: the emitted model does not run, or not alike, at every optimization level of onnxruntime.
     """
     config, folder = config or Config(), None if work_dir is None else Path(work_dir)
+    if labels is not None and check is None:
+        raise ConfigError("labels are for the samples of check: give these too, or ignore the array instead.")
+    beside = frozenset((*ignore, labels)) if labels else frozenset(ignore)
+    require_choice(config, allocated=allocation is not None)
     with diagnosed(model):
-        fresh, unseen = opened(model, adapt, check)
+        fresh, unseen = opened(model, adapt, check, ignore=beside)
+        classes = labels_for(model, check, labels) if labels and check is not None else None
         if config.candidates or allocation:
-            done = _mixed(model, calibration, config, allocation, progress, folder, resume)
+            done = _mixed(model, calibration, config, allocation, progress, folder, resume, beside)
         else:
-            done = run(Task(model, calibration, config, None, progress, folder, resume))
+            done = run(Task(model, calibration, config, None, progress, folder, resume, ignore=beside))
         if fresh is not None:
             done = adapted(done, config, fresh, progress)
         done = _timed(model, done, config, require_speedup, progress)
@@ -92,7 +106,7 @@ def quantize(
             return done.result
         clock = Clock()
         with clock.stage("check"):
-            found = judged(model, done.result.model, unseen, check, progress)
+            found = judged(model, done.result.model, unseen, check, progress, classes)
             usual = measure_ranges(done.result.model, done.known)
         made = {"calibration": calibration, "adaptation": adapt}
         same = [name for name, data in made.items() if data is not None and _same(check, data)]
@@ -105,6 +119,7 @@ def sensitivity(
     config: Config,
     measuring: Measuring | None = None,
     *,
+    ignore: Collection[str] = (),
     progress: Listener = silent,
 ) -> AllocationProblem:
     """What every layer loses and costs at each of the configuration's candidates.
@@ -115,6 +130,7 @@ def sensitivity(
             at most half, and solved on the others.
         config: candidates, container, edge bits.
         measuring: how; the defaults when None.
+        ignore: as for :func:`quantize`.
         progress: told how far the run is.
 
     Raises:
@@ -123,10 +139,10 @@ def sensitivity(
     candidates = parse_candidates(config.candidates)
     prepared = prepared_model(model, config, opset_of(config, dict(enumerate(candidates))))
     require_layers(prepared)
-    batch = batch_within(prepared, config.memory_limit)
+    batch = batch_for(prepared, config)
     name = "" if isinstance(model, onnx.ModelProto) else Path(model).name
     with Again(config.memory_limit // 8) as kept:
-        read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch)
+        read = read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch, ignore=ignore)
         for feed in counted(read, calibration, config, progress):
             kept.append(feed)
         prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))
@@ -143,15 +159,20 @@ def _mixed(
     progress: Listener,
     folder: Path | None,
     resume: bool,
+    ignore: Collection[str],
 ) -> Run:
     """A quantization with each layer's own bits; they are chosen first where no allocation is given."""
     choice = allocation.choice if allocation else dict(enumerate(parse_candidates(config.candidates)))
     source = Source(model, config)
     prepared = source.at(opset_of(config, choice))
-    require_layers(prepared)
-    batch = batch_within(prepared, config.memory_limit)
+    layers, _ = require_layers(prepared)
+    if allocation:
+        require_block(((la, allocation.choice[la.name]) for la in layers if la.name in allocation.choice), config)
+    else:
+        require_block(product(layers, choice.values()), config)
+    batch = batch_for(prepared, config)
     with Again(config.memory_limit // 8) as kept:
-        for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch):
+        for feed in read_feeds(calibration, prepared.inputs, samples=config.samples, batch=batch, ignore=ignore):
             kept.append(feed)
         prepared = without_empty(prepared, first_feeds(kept, GATE_SAMPLES))
         clock, problem = Clock(), None
@@ -171,7 +192,7 @@ def _mixed(
         def solve(found: BitAllocation) -> Attempt[Run]:
             place = folder and folder / f"bits-{_mark_of(found, config)}"
             data = calibration if isinstance(calibration, (str, Path)) else kept
-            done = run(Task(model, data, config, found.choice, progress, place, resume, source))
+            done = run(Task(model, data, config, found.choice, progress, place, resume, source, ignore))
             metric = problem.sensitivity.metric if problem else None
             loss, error = measured_loss(prepared, done.result.model, judged, metric)
             return Attempt(found, done.model, done.network, loss, done, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from onnxq.acceptance.fallbacks import Emitted, emit_through_gate
 from onnxq.config import Config
 from onnxq.config.bit_widths import FLOAT, Candidate
 from onnxq.data import Data, Feed, first_feeds, read_feeds
-from onnxq.data.replay import Again, batch_within, counted
+from onnxq.data.replay import Again, batch_for, counted
 from onnxq.errors import NotFiniteError, UnsupportedError
 from onnxq.ir.exclude import exclude
 from onnxq.ir.load import load
@@ -29,7 +29,7 @@ from onnxq.ir.tensor import has_fixed_batch
 from onnxq.passes.fold_constants import fold_constants
 from onnxq.passes.own_batch import with_own_batch
 from onnxq.passes.prepare import prepare
-from onnxq.plan.make_plan import make_plan
+from onnxq.plan.make_plan import make_plan, require_block
 from onnxq.plan.values import Plan
 from onnxq.preprocess.empty_layers import without_empty
 from onnxq.progress import Listener, Progress
@@ -127,6 +127,7 @@ class Task:
         folder: keeps finished layers; nothing does when None.
         resume: go on with what the folder holds.
         source: keeps the model prepared for the next quantization; nothing does when None.
+        ignore: names that the samples may hold beside the inputs.
     """
 
     model: str | Path | onnx.ModelProto
@@ -137,6 +138,7 @@ class Task:
     folder: Path | None
     resume: bool
     source: Source | None = None
+    ignore: Collection[str] = ()
 
     def prepared(self) -> Model:
         """The model at the operator set that the bits need."""
@@ -181,8 +183,10 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
         exposed = bool(find_singularities(prepared).exposed)
         size = model_bytes(task.model)
         if not len(again):
-            batch = batch_within(prepared, config.memory_limit)
-            given = read_feeds(task.calibration, prepared.inputs, samples=config.samples, batch=batch)
+            batch = batch_for(prepared, config)
+            given = read_feeds(
+                task.calibration, prepared.inputs, samples=config.samples, batch=batch, ignore=task.ignore
+            )
             for feed in counted(given, task.calibration, config, progress):
                 again.append(feed)
     unlike, whole = find_unlike(again), has_fixed_batch(prepared.inputs)
@@ -192,6 +196,8 @@ def _way_through(task: Task, again: Again, in_float: Mapping[str, str]) -> Run:
     found = in_float.keys() | (prepared.in_float.keys() - asked.in_float.keys())
     choice = choice and {name: bits for name, bits in choice.items() if name not in found}
     plan = make_plan(prepared, config, choice)
+    if choice is None:
+        require_block(((p.layer, Candidate(p.weights, p.activations)) for p in plan.layers), config)
     weights = sum(p.layer.parameters for p in plan.layers)
     folds = make_folds(feeds, whole=whole, weights=weights)
     config, told = affordable(config, prepared, plan, gate[0])

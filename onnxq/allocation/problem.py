@@ -72,7 +72,12 @@ class AllocationProblem:
             ConfigError: the tables do not hold that quantity.
         """
         if quantity != LOSS and quantity not in self.costs.values:
-            raise ConfigError(f"the table holds no {quantity}; it holds {', '.join(self.quantities)}.")
+            how = (
+                ": measure it with onnxq sensitivity --latency, or give --latency-table"
+                if quantity == "latency"
+                else ""
+            )
+            raise ConfigError(f"the table holds no {quantity}; it holds {', '.join(self.quantities)}{how}.")
         return np.array(self.sensitivity.loss if quantity == LOSS else self.costs.values[quantity], np.float64)
 
     def to_json(self) -> str:

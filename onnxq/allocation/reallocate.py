@@ -131,7 +131,7 @@ def account(best: Attempt[Any], rounds: Sequence[tuple[float, float]]) -> dict[s
     return {
         **best.allocation.to_dict(),
         "measured_loss": best.loss if math.isfinite(best.loss) else None,
-        "rounds": [{"predicted": p, "measured": m} for p, m in rounds],
+        "rounds": [{"predicted": p if math.isfinite(p) else None, "measured": m} for p, m in rounds],
     }
 
 
@@ -139,10 +139,9 @@ def remark(best: Attempt[Any]) -> Remark:
     """The same in a sentence."""
     predicted, counts = best.allocation, Counter(map(str, best.allocation.choice.values()))
     bits = ", ".join(f"{count} at {word}" for word, count in counts.most_common())
-    return Remark(
-        "allocation",
-        f"{bits}; loss {predicted.loss:.3g} ± {predicted.loss_error:.1g} predicted, {best.loss:.3g} measured",
-    )
+    known = math.isfinite(predicted.loss)
+    told = f"{predicted.loss:.3g} ± {predicted.loss_error:.1g} predicted, " if known else ""
+    return Remark("allocation", f"{bits}; loss {told}{best.loss:.3g} measured")
 
 
 def _around(

@@ -61,7 +61,7 @@ def limit_of(problem: AllocationProblem, budget: Budget) -> float:
     if not math.isfinite(whole):
         raise ConfigError(
             f"budget {budget} is a fraction, but the table does not say what {budget.quantity} the float network "
-            "spends; give an amount instead."
+            "spends; give an amount instead, or measure the candidate float too."
         )
     return budget.limit(whole)
 

@@ -1,7 +1,7 @@
 """How the command ends: its exit codes, and its errors in one sentence.
 
 0: done and verified. 1: done, but below what was asked for. 2: bad usage or bad input, and nothing was
-written. 130: interrupted.
+written. 130: interrupted. A reader that closes its pipe early, such as ``head``, changes none of them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 import click
 
+from onnxq.cli.closed_pipe import unbreakable
 from onnxq.cli.compiled_programs import keep_compiled_programs
 from onnxq.errors import OnnxqError
 from onnxq.report.wording import printable
@@ -37,17 +39,22 @@ class Shell(click.Group):
             if reconfigure is not None:  # a sign that the terminal's encoding lacks must not end a run
                 reconfigure(errors="replace")
         keep_compiled_programs()
+        with redirect_stdout(unbreakable(sys.stdout)), redirect_stderr(unbreakable(sys.stderr)):
+            status = self._status(args, prog_name, complete_var, **extra)
+        sys.exit(status)
+
+    def _status(self, args: Sequence[str] | None, prog_name: str | None, complete_var: str | None, **extra: Any) -> Any:
+        """The exit code of a command line."""
         try:
-            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
-            status = REFUSED
+            return REFUSED
         except click.ClickException as error:
             complain(error.format_message())
-            status = REFUSED
+            return REFUSED
         except click.Abort:
-            status = INTERRUPTED
-        sys.exit(status)
+            return INTERRUPTED
 
 
 class Verb(click.Command):
@@ -67,7 +74,7 @@ class Verb(click.Command):
             advice = f"; go on with the same command and --work-dir {folder} --resume" if folder else ""
             complain(f"interrupted, nothing was written{advice}.")
             return INTERRUPTED
-        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):  # Shell and click end these
+        except (click.exceptions.Exit, click.ClickException):  # Shell and click end these
             raise
         except Exception as error:
             _trace(ctx)

@@ -119,6 +119,19 @@ _CONFIG = click.option(
     "[reconstruction]; flags win.",
 )
 
+IGNORE = click.option(
+    "--ignore",
+    default="",
+    metavar="NAME,…",
+    help="Names of arrays in the samples that the model does not take, to pass over.",
+)
+"""Names that samples may hold beside the inputs."""
+
+
+def names(words: str) -> tuple[str, ...]:
+    """Names parted by commas."""
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
 
 def common_options(function: Function) -> Function:
     """``--json`` and ``--debug``, which every verb has."""
@@ -140,8 +153,17 @@ def configured(file: Path | None, flags: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: the file cannot be read, or a value is not allowed.
     """
+    return make_config(given(file, flags))
+
+
+def given(file: Path | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in a TOML file and those of the flags that were given, which override it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
     values = read_config(file) if file else {}
-    return make_config(values | {name: value for name, value in flags.items() if value is not None})
+    return values | {name: value for name, value in flags.items() if value is not None}
 
 
 def _applied(options: tuple[Any, ...], function: Function) -> Function:

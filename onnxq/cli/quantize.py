@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from onnxq.cli.errors_and_exit import BELOW, DONE, Verb
-from onnxq.cli.options import FIELDS, FILE, common_options, config_options, configured
+from onnxq.cli.options import FIELDS, FILE, IGNORE, common_options, config_options, configured, given, names
+from onnxq.config.bit_widths import parse_candidates
+from onnxq.config.without_effect import require_block_bits, require_choice
 from onnxq.errors import ConfigError, OutputError
 
 
@@ -40,6 +42,13 @@ from onnxq.errors import ConfigError, OutputError
     "outputs for the median and worst sample, and the tensors that leave their ranges.",
 )
 @click.option(
+    "--labels",
+    metavar="KEY",
+    help="Name of the array in --check's .npz that holds each sample's class, to count right answers; other sets may "
+    "hold it too.",
+)
+@IGNORE
+@click.option(
     "--require-speedup",
     type=click.FloatRange(min=0, min_open=True),
     metavar="R",
@@ -48,7 +57,16 @@ from onnxq.errors import ConfigError, OutputError
 )
 @config_options(*FIELDS)
 @click.option(
-    "--allocation", type=FILE, metavar="FILE.json", help="Each layer's own bits, as onnxq allocate wrote them."
+    "--allocation",
+    type=FILE,
+    metavar="FILE.json",
+    help="Each layer's own bits, as onnxq allocate wrote them; choice alone is enough.",
+)
+@click.option(
+    "--point",
+    type=int,
+    metavar="N",
+    help="Which allocation of an --allocation file that --pareto wrote: 1 is the cheapest, the last the most accurate.",
 )
 @click.option("--work-dir", type=FILE, metavar="DIR", help="Folder that keeps finished layers and tables.")
 @click.option("--resume", is_flag=True, help="Go on with what --work-dir holds.")
@@ -60,9 +78,12 @@ def quantize(
     calibration: Path,
     adapt: Path | None,
     check: Path | None,
+    labels: str | None,
+    ignore: str,
     require_speedup: float | None,
     config_file: Path | None,
     allocation: Path | None,
+    point: int | None,
     work_dir: Path | None,
     resume: bool,
     report: Path | None,
@@ -77,6 +98,11 @@ def quantize(
     config = configured(config_file, flags)
     if resume and work_dir is None:
         raise ConfigError("--resume goes on with the layers in a work directory; name it with --work-dir.")
+    if labels is not None and check is None:
+        raise ConfigError("--labels names the classes of --check's samples; give these too, or --ignore the array.")
+    if point is not None and allocation is None:
+        raise ConfigError("--point takes one allocation of a front; name the front's file with --allocation.")
+    require_choice(config, allocated=allocation is not None)
 
     from onnxq.allocation.bit_allocation import read_allocation
     from onnxq.api import quantize as run
@@ -97,7 +123,10 @@ def quantize(
     if report is not None:
         _check_apart(report, "report", read | {"output": output})
         check_writable(report)
-    bits = read_allocation(allocation) if allocation else None
+    bits = read_allocation(allocation, point) if allocation else None
+    if "block" in given(config_file, flags) and config.block is not None:
+        some = parse_candidates(config.candidates) if config.candidates else (config.bits,)
+        require_block_bits(config, bits.choice.values() if bits else some)
     with Bars() as bars:
         result = run(
             model,
@@ -106,6 +135,8 @@ def quantize(
             allocation=bits,
             adapt=adapt,
             check=check,
+            labels=labels,
+            ignore=names(ignore),
             require_speedup=require_speedup,
             progress=bars,
             work_dir=work_dir,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxq.cli.errors_and_exit import DONE, Verb
-from onnxq.cli.options import FILE, common_options, config_options, configured
+from onnxq.cli.options import FILE, IGNORE, common_options, config_options, configured, names
 from onnxq.errors import ConfigError
 
 
@@ -39,6 +39,7 @@ from onnxq.errors import ConfigError
 @click.option(
     "--energy-table", type=FILE, metavar="FILE.toml", help="Energies of elementary steps. [default: 45 nm, bundled]"
 )
+@IGNORE
 @config_options("candidates", "table_samples", "edge_bits", "target", "container", "exclude", "memory_limit", "seed")
 @common_options
 def sensitivity(
@@ -50,6 +51,7 @@ def sensitivity(
     latency: bool,
     latency_table: Path | None,
     energy_table: Path | None,
+    ignore: str,
     config_file: Path | None,
     as_json: bool,
     debug: bool,
@@ -71,7 +73,7 @@ def sensitivity(
     check_writable(output)
     options = Measuring(method, metric, latency, latency_table, energy_table)
     with Bars() as bars:
-        found = measure(model, calibration, config, options, progress=bars)
+        found = measure(model, calibration, config, options, ignore=names(ignore), progress=bars)
     write_text(output, found.to_json())
     if as_json:
         click.echo(json.dumps({"model": str(model), "output": str(output), **json.loads(found.to_json())}))

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxq.cli.errors_and_exit import BELOW, DONE, Verb
-from onnxq.cli.options import FILE, common_options
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from onnxq.ir.tensor import TensorInfo
+from onnxq.cli.options import FILE, IGNORE, common_options, names
 
 
 @click.command(cls=Verb, short_help="Compare a quantised model with its float model.")
@@ -28,6 +22,7 @@ if TYPE_CHECKING:
     help="Samples, in any form that quantize --calibration takes.",
 )
 @click.option("--labels", metavar="KEY", help="Name of the array in DATA.npz that holds each sample's class.")
+@IGNORE
 @click.option("--classification", is_flag=True, help="Judge outputs as class scores; --labels implies it.")
 @click.option("--samples", type=int, metavar="N", help="Samples to use at most. [default: all]")
 @click.option(
@@ -41,6 +36,7 @@ def verify(
     quantized: Path,
     data: Path,
     labels: str | None,
+    ignore: str,
     classification: bool,
     samples: int | None,
     ranges: bool,
@@ -56,7 +52,7 @@ def verify(
     Ends with 1 where QUANTIZED does not run at every optimization level of onnxruntime.
     """
     from onnxq.cli.progress_bars import Bars
-    from onnxq.data import count_samples, read_feeds
+    from onnxq.data import count_samples, labels_of, read_feeds
     from onnxq.data.replay import batch_size
     from onnxq.ir.load import OLDEST_OPSET, load
     from onnxq.passes.own_batch import with_own_batch
@@ -68,9 +64,11 @@ def verify(
     inputs = with_own_batch(load(fp32, minimum_opset=OLDEST_OPSET)).inputs
     free_old_graphs()
     batch = batch_size(inputs)
-    feeds = read_feeds(data, inputs, samples=samples, batch=batch, ignore={labels} if labels else ())
+    feeds = read_feeds(
+        data, inputs, samples=samples, batch=batch, ignore={*names(ignore), *([labels] if labels else [])}
+    )
     known = [n for n in (count_samples(data, inputs), samples) if n is not None]
-    classes = _labels(data, labels, samples, inputs) if labels else None
+    classes = labels_of(data, labels, inputs, samples) if labels else None
     with Bars() as bars:
         report = run(
             fp32,
@@ -86,16 +84,3 @@ def verify(
     else:
         show_verification(make_console(), report, title=f"{fp32} against {quantized}")
     return DONE if report.ok else BELOW
-
-
-def _labels(data: Path, key: str, samples: int | None, inputs: tuple[TensorInfo, ...]) -> NDArray[Any]:
-    """The labels of the samples that will be used."""
-    from onnxq.data import count_samples, read_labels
-    from onnxq.data.feed import Signature
-
-    labels = read_labels(data, key)
-    used = labels[:samples]
-    if len(labels) != count_samples(data, inputs):
-        return used  # verification says what does not fit
-    # A model of a fixed batch size drops an incomplete last batch, and its labels with it.
-    return used[: len(used) - len(used) % (Signature(inputs).fixed_batch or 1)]

@@ -18,7 +18,8 @@ from pydantic.dataclasses import dataclass
 from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
 from onnxq.config.budget import parse_budgets
 from onnxq.config.optimization import RECONSTRUCTION, Refinement, Tuning
-from onnxq.config.targets import Target, read_target
+from onnxq.config.targets import TARGETS, Target, read_target
+from onnxq.config.without_effect import require_effect
 from onnxq.errors import ConfigError
 
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
@@ -38,6 +39,12 @@ def _words(value: object) -> object:
 
 def _candidates(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(str, parse_candidates(words))) if words else ()
+
+
+def _known_target(name: str) -> str:
+    if name not in TARGETS:
+        raise ValueError(f"there is no such target; choose one of {', '.join(TARGETS)}")
+    return name
 
 
 def _budgets(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,8 +70,9 @@ class Config:
         edge_bits: bits of first and last layers; ``same`` treats them as the others. 8 by default: they
             hold few weights and lose most.
         candidates: bits that each layer may take, such as ``w4a8``, ``w8a8`` or ``float``; with them the bits are
-            chosen layer by layer within ``budget``, in place of ``weights`` and ``activations``.
-        budget: limits that the choice keeps, such as ``size=0.13`` (see :mod:`onnxq.config.budget`).
+            chosen layer by layer within ``budget``; ``weights`` and ``activations`` are refused beside them.
+        budget: limits that the choice keeps, such as ``size=0.13`` (see :mod:`onnxq.config.budget`); candidates and
+            a budget are given together.
         table_samples: calibration samples on which the candidates' losses are measured, at most half of them; the
             candidates are solved on the others.
         mode: ``sequential`` lets each layer see what the quantized layers before it really produce;
@@ -85,7 +93,7 @@ class Config:
             takes 4 or 8, as many as the weights need and the target has, and float for 16. Tables of few rows get
             8 at least, unless ``edge_bits`` is ``same``.
         block: weights of 4 bits and less beside float activations have a scale for so many inputs of each
-            output channel; None, in Python alone, for one scale a channel.
+            output channel; None, in Python alone, for one scale a channel. Refused where no matrix has such bits.
         exclude: layers, tables and products to leave in float, by name or by a pattern of the shell such as
             ``*/head/*``.
         samples: calibration samples to use at most; all where it is not set.
@@ -106,7 +114,7 @@ class Config:
             advanced preset, unless the network is too large for the work.
         tuning: how the network is tuned: the keys of the table ``[tuning]``.
         memory_limit: bytes that calibration and solving may take together, roughly, or a string such
-            as ``2GiB``.
+            as ``2GiB``. Another than the default is refused where it is below what the model needs at least.
         seed: seed of everything drawn at random: same seed, same file.
     """
 
@@ -118,7 +126,7 @@ class Config:
     budget: Budgets = ()
     table_samples: Annotated[int, Field(ge=1)] = 64
     mode: Literal["sequential", "parallel"] = "sequential"
-    target: Literal["onnxruntime", "tensorrt", "qnn", "openvino", "generic"] = "onnxruntime"
+    target: Annotated[str, AfterValidator(_known_target)] = "onnxruntime"
     container: Literal["auto", "packed", "int4", "int8"] = "auto"
     attention: Literal[8, 32] = 8
     embeddings: Literal[4, 8, 32, "same"] = "same"
@@ -161,6 +169,8 @@ class Config:
     @model_validator(mode="after")
     def _within_target(self) -> Config:
         candidates = parse_candidates(self.candidates) if self.candidates else ()
+        changeable = ("weights", "activations", "candidates", "budget")
+        require_effect([name for name in changeable if getattr(self, name) != getattr(type(self), name)])
         self.rules.require(candidates or (self.bits,))
         if self.embeddings != "same":
             self.rules.require_table_bits(self.embeddings)
@@ -237,11 +247,11 @@ def make_config(values: Mapping[str, Any]) -> Config:
     """A configuration from plain values.
 
     Raises:
-        ConfigError: names every field that is unknown or outside its range, and what it may be.
+        ConfigError: names every field that is unknown or outside its range, and what it may be; or has no effect.
     """
     prepared = {k: parse_size(v) if k == "memory_limit" and isinstance(v, str) else v for k, v in values.items()}
     try:
-        return TypeAdapter(Config).validate_python(prepared)
+        config = TypeAdapter(Config).validate_python(prepared)
     except ValidationError as error:
         problems = []
         for detail in error.errors():
@@ -250,8 +260,11 @@ def make_config(values: Mapping[str, Any]) -> Config:
                 known = ", ".join(f.name for f in fields(Config))
                 problems.append(f"{place} is not an option (there are {known})")
             else:
-                problems.append(f"{place} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
+                said = detail["msg"].removeprefix("Value error, ")
+                problems.append(f"{place} is {detail['input']!r}: {said[0].lower()}{said[1:]}")
         raise ConfigError("; ".join(dict.fromkeys(problems)) + ".") from error
+    require_effect([name for name in values if getattr(config, name) != ()])
+    return config
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from onnxq.config import Config
+from onnxq.config import UNITS, Config
 from onnxq.data import Data, Feed, count_samples, samples_in
+from onnxq.errors import ConfigError
+from onnxq.ir.layer import find_layers
 from onnxq.ir.model import Model
 from onnxq.ir.tensor import TensorInfo, fixed_batches
 from onnxq.progress import Listener, Progress
@@ -24,12 +26,35 @@ COPIES = 24
 """Tensors of the largest size that are alive at a time, of two batches and of both networks."""
 
 
+def batch_for(model: Model, config: Config) -> int:
+    """Samples that are run together within the configuration's limit of memory.
+
+    The default limit asks for nothing: a model that needs more takes more.
+
+    Raises:
+        ConfigError: another limit than the default is below what the model needs at least.
+    """
+    limit, least = config.memory_limit, least_memory(model)
+    if limit != Config.memory_limit and limit < least:
+        raise ConfigError(
+            f"memory_limit is {limit} bytes, but this model needs {least} at least, for its float weights and for a "
+            f"sample on its way through: give {math.ceil(least / UNITS['MiB'])}MiB or more."
+        )
+    return batch_within(model, limit)
+
+
 def batch_within(model: Model, limit: int) -> int:
     """Samples that are run together within so many bytes: fewer than :func:`batch_size` where these are large."""
     usual = batch_size(model.inputs)
     if fixed_batches(model.inputs):
         return usual
     return max(1, min(usual, limit // (COPIES * max(model.largest_tensor, 1))))
+
+
+def least_memory(model: Model) -> int:
+    """Bytes below which no limit can be kept: the layers' float weights, or what one run holds if that is more."""
+    weights = 4 * sum(layer.parameters for layer in find_layers(model)[0])
+    return max(weights, COPIES * model.largest_tensor)
 
 
 def batch_size(inputs: tuple[TensorInfo, ...]) -> int:

@@ -102,7 +102,7 @@ def check_names(found: Collection[str], signature: Signature, origin: str) -> No
     elif missing:
         advice = "give one array per input, by its name in the model"
     else:
-        advice = "leave out what is no input, or have it ignored as labels are"
+        advice = "leave out what is no input, or have it passed over (--ignore, in Python ignore=)"
     problems = ([f"lacks {_quoted(missing)}"] if missing else []) + (
         [f"holds {_quoted(unknown)}, which the model does not know"] if unknown else []
     )

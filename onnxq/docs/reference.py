@@ -31,8 +31,10 @@ WRITTEN_BY = {
     "verify": "`onnxq verify --json`.",
     "inspect": "`onnxq inspect --json`.",
     "sensitivity-table": "`onnxq sensitivity -o TABLE.json`; `--json` prints it with `model` and `output` as paths.",
-    "allocation": "`onnxq allocate -o ALLOCATION.json` and `--json`; `onnxq quantize --allocation` reads it.",
-    "pareto": "`onnxq allocate --pareto -o FRONT.json` and `--json`.",
+    "allocation": "`onnxq allocate -o ALLOCATION.json` and `--json`; `onnxq quantize --allocation` reads it, "
+    "and of one written by hand needs `choice` alone.",
+    "pareto": "`onnxq allocate --pareto -o FRONT.json` and `--json`; `onnxq quantize --allocation FRONT.json "
+    "--point N` takes the N-th of `front`.",
     "demo": "`onnxq demo --json`.",
 }
 

@@ -159,7 +159,10 @@ def _run() -> Schema:
         "rounds": _list(
             _object(
                 {
-                    "predicted": {"type": "number", "description": "Loss that was predicted."},
+                    "predicted": {
+                        "type": ["number", "null"],
+                        "description": "Loss that was predicted; null where the bits were given by hand.",
+                    },
                     "measured": {"type": "number", "description": "Loss that was measured."},
                 }
             )

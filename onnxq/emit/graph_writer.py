@@ -30,7 +30,8 @@ class GraphWriter:
     def node(self, op: str, inputs: Sequence[str], output: str, *, fixed: bool = False, **attributes: Any) -> str:
         """Add a node; the name of what it makes, which is new unless it is fixed."""
         made = output if fixed else self.fresh(output)
-        node = helper.make_node(op, list(inputs), [made], self.fresh(f"{made}/{op}"), **attributes)
+        called = self.fresh(f"{made}/{op}") if fixed else made  # names take space where layers are many
+        node = helper.make_node(op, list(inputs), [made], called, **attributes)
         self.graph.node.append(node)
         return made
 

@@ -16,6 +16,12 @@ WIDTH = {"int2": 2, "uint2": 2, "int4": 4, "uint4": 4, "int8": 8}
 NODE = 24
 """Bytes of a node in the file beside its names, roughly."""
 
+SHARED = "unpack"
+"""What the names of constants that weights share start with, and of what is made on the way: they are many."""
+
+COUNT = 3
+"""Characters that make such a name one of its own."""
+
 PART = 24
 """Bytes of a further stored tensor beside its values and the start of its name, roughly."""
 
@@ -42,18 +48,21 @@ def emit_packed(packing: Packing, base: str, node: NodeMaker, constant: Constant
         helper: adds one that other weights may share.
     """
     names = {part: constant(f"{base}/{part}", values) for part, values in packing.parts.items()}
-    names |= {name: helper(name, values) for name, values in packing.helpers.items()}
+    names |= {name: helper(f"{SHARED}/{name}", values) for name, values in packing.helpers.items()}
     for step in packing.steps:
         typed = {"to": TensorProto.INT8} if step.op == "Cast" else {}
         inputs = [names[name] for name in step.inputs]
-        names[step.output] = node(step.op, inputs, f"{base}/{step.output}", **step.attributes, **typed)
+        start = base if step is packing.steps[-1] else SHARED
+        names[step.output] = node(step.op, inputs, f"{start}/{step.output}", **step.attributes, **typed)
     return names[packing.steps[-1].output]
 
 
 def pays(packing: Packing, base: str) -> bool:
     """Whether a weight is smaller packed than in a byte each, its nodes counted with the names that they bring."""
+    own = {*packing.parts, packing.steps[-1].output}
     named = [[*step.inputs, step.output, step.output] for step in packing.steps]
-    nodes = sum(NODE + sum(len(base) + 1 + len(name) for name in names) for names in named)
+    starts = [[len(base) if name in own else len(SHARED) + COUNT for name in names] for names in named]
+    nodes = sum(NODE + sum(len(name) + 1 for name in names) + sum(s) for names, s in zip(named, starts, strict=True))
     first, *others = packing.parts.items()
     parts = sum(len(base) + PART + _bytes(values) for _, values in others)
     return nodes + parts + _bytes(first[1]) < packing.size

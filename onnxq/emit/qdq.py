@@ -156,7 +156,9 @@ class _Writer(GraphWriter):
         base = layer.weight if self.has_one_reader(layer.weight) else f"{layer.weight}/{layer.name}"
         packing = pack(stored, bits, axis) if form == "packed" else None
         if packing is not None and pays(packing, base):
-            self.nodes[layer.name].input[1] = self._dequantize_packed(base, packing, scale, axis)
+            self.nodes[layer.name].input[1] = self._dequantize_packed(
+                base, packing, scale, axis, layer.window is not None
+            )
             return
         real = solution.dequantized(layer.channel_axis) if bits == 8 and self._target.float_weights else None
         self.nodes[layer.name].input[1] = self._dequantize(base, stored, scale, zeros, axis, real)
@@ -201,8 +203,7 @@ class _Writer(GraphWriter):
             wide = max(plan.weights, plan.activations) > 8
             shared = bias_scale(solution.input.scale, solution.weight.scale, len(bias))
             scale = free_bias_scale(bias) if wide else shared
-            zeros = np.zeros(len(bias), np.int32)
-            name = self._dequantize(base, bias_integers(bias, scale), scale, zeros, 0)
+            name = self._dequantize(base, bias_integers(bias, scale), scale, None, 0)
         else:
             name = self.constant(base, bias)
         node = self.nodes[layer.name]
@@ -243,7 +244,7 @@ class _Writer(GraphWriter):
         base: str,
         stored: NDArray[np.generic],
         scale: NDArray[np.float32],
-        zeros: NDArray[np.generic],
+        zeros: NDArray[np.generic] | None,
         axis: int,
         real: NDArray[np.float32] | None = None,
     ) -> str:
@@ -257,29 +258,26 @@ class _Writer(GraphWriter):
             first = self.node("QuantizeLinear", [first, *grid], f"{base}/quantized", **along)
         return self.node("DequantizeLinear", [first, *grid], f"{base}/dequantized", **along)
 
-    def _dequantize_packed(self, base: str, packing: Packing, scale: NDArray[np.float32], axis: int) -> str:
+    def _dequantize_packed(
+        self, base: str, packing: Packing, scale: NDArray[np.float32], axis: int, window: bool
+    ) -> str:
         """A DequantizeLinear behind integers that are unpacked on the way."""
         along: dict[str, Any] = {"axis": axis} if scale.ndim else {}
-        integers = emit_packed(packing, base, self._unpacking, self.constant, self._helper)
-        grid = self._grid(base, scale, np.zeros(scale.shape, np.int8))
+        integers = emit_packed(packing, base, self.node, self.constant, self._helper)
+        # Integer kernels of matrices want a zero point, those of convolutions do without.
+        grid = self._grid(base, scale, None if window else np.zeros(scale.shape, np.int8))
         return self.node("DequantizeLinear", [integers, *grid], f"{base}/dequantized", **along)
 
-    def _grid(self, base: str, scale: NDArray[np.float32], zeros: NDArray[np.generic]) -> list[str]:
-        """Names of the scales and the zero points, which a bias may do without."""
+    def _grid(self, base: str, scale: NDArray[np.float32], zeros: NDArray[np.generic] | None) -> list[str]:
+        """Names of the scales and of the zero points, where there are any."""
         names = [self.constant(f"{base}/scale", scale)]
-        if zeros.dtype != np.int32:
+        if zeros is not None:
             names.append(self.constant(f"{base}/zero_point", zeros))
         return names
-
-    def _unpacking(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        """A node called like what it makes: names count where there are many."""
-        made = self.fresh(output)
-        self.graph.node.append(helper.make_node(op, list(inputs), [made], made, **attributes))
-        return made
 
     def _helper(self, name: str, value: NDArray[np.generic]) -> str:
         """A constant that all who ask for its name and value share."""
         key = (name, value.tobytes())
         if key not in self._helpers:
-            self._helpers[key] = self.constant(f"unpacking/{name}", value)
+            self._helpers[key] = self.constant(name, value)
         return self._helpers[key]

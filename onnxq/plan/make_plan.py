@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from onnxq.config import FLOAT_BITS, Config
 from onnxq.config.bit_widths import FLOAT, Candidate
+from onnxq.config.without_effect import idle_block
 from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.activation_matmul import find_products
 from onnxq.ir.floats import float_constants
@@ -114,6 +115,20 @@ def block_of(layer: Layer, bits: Candidate, config: Config) -> int | None:
     inputs = layer.parameters // layer.channels
     sizes = (config.block >> shift for shift in range(5))
     return next((size for size in sizes if size >= SMALLEST_BLOCK and inputs % size == 0), None)
+
+
+def require_block(candidates: Iterable[tuple[Layer, Candidate]], config: Config) -> None:
+    """Refuse a size of blocks that was asked for and that no layer has.
+
+    Args:
+        candidates: layers with bits that they have, or may have.
+        config: the size of blocks; its default asks for nothing, and None is kept by every layer.
+
+    Raises:
+        ConfigError: no layer has blocks.
+    """
+    if config.block not in (None, Config.block) and not any(block_of(la, bits, config) for la, bits in candidates):
+        raise idle_block(config)
 
 
 def table_bits(table: Table, candidate: Candidate, config: Config) -> int:

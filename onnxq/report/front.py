@@ -44,15 +44,16 @@ def show_allocation(console: Console, allocation: BitAllocation, whole: Mapping[
 
 
 def show_front(console: Console, front: Sequence[BitAllocation], quantity: str, whole: Mapping[str, float]) -> None:
-    """A line for each allocation, from the cheapest to the most accurate."""
+    """A line for each allocation, from the cheapest to the most accurate, with the number that takes it."""
     table = Table(title=f"Least loss for each {quantity}", title_justify="left", title_style="bold")
-    for heading in (quantity, "of float", "predicted loss", "bits"):
+    for heading in ("point", quantity, "of float", "predicted loss", "bits"):
         table.add_column(heading, justify="left" if heading == "bits" else "right")
-    for point in front:
+    for place, point in enumerate(front, 1):
         spent, counts = point.costs[quantity], Counter(map(str, point.choice.values()))
         share = f"{100 * spent / whole[quantity]:.2f} %" if whole.get(quantity, 0) > 0 else ""
         bits = ", ".join(f"{count} at {word}" for word, count in sorted(counts.items()))
-        table.add_row(amount(quantity, spent), share, f"{number(point.loss)} ± {number(point.loss_error)}", bits)
+        loss = f"{number(point.loss)} ± {number(point.loss_error)}"
+        table.add_row(str(place), amount(quantity, spent), share, loss, bits)
     console.print(table)
 
 

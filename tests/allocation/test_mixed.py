@@ -119,10 +119,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_model_is_read_once_for_all_that_is_tried(read: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     config = onnxq.Config(candidates=("w4a8", "w8a8"), budget=("size=0.85",), edge_bits="same", table_samples=16)
     result = onnxq.quantize(tiny_model(), tiny_images(48), config)
-    assert len(read) == len(set(read))  # once for each operator set that some bits need
+    once = len(read)
+    assert once == len(set(read))  # once for each operator set that the bits of an attempt need
     monkeypatch.setattr(pipeline.Source, "at", lambda self, opset: pipeline.prepared_model(tiny_model(), config, opset))
     again = onnxq.quantize(tiny_model(), tiny_images(48), config)
-    assert len(read) > 2
+    assert len(read) - once >= once
     assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
 
 
@@ -439,7 +440,10 @@ def test_tables_in_a_work_directory_serve_other_budgets_and_no_other_samples(
 
 def test_a_model_without_layers_is_refused_with_candidates_too() -> None:
     model = build("(float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
-    for options in ({"candidates": "w4a8,w8a8"}, {"candidates": "w4a32,w8a8", "budget": "size=0.5"}):
+    for options in (
+        {"candidates": "w4a8,w8a8", "budget": "size=0.5"},
+        {"candidates": "w4a32,w8a8", "budget": "bops=1"},
+    ):
         with pytest.raises(UnsupportedError, match="no layer to quantise"):
             onnxq.quantize(model, normal(0, 8, 4), make_config(options))
         with pytest.raises(UnsupportedError, match="no layer to quantise"):

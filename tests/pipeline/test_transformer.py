@@ -127,7 +127,7 @@ def test_parallel_mode_quantises_the_same_places() -> None:
 def test_kinds_of_quantisation_are_mixed_within_the_size_of_the_file() -> None:
     model = encoder()
     whole = model.ByteSize()
-    config = Config(weights=4, edge_bits="same", candidates=("w4a8", "w8a8", "w4a32"), table_samples=16)
+    config = Config(edge_bits="same", candidates=("w4a8", "w8a8", "w4a32"), table_samples=16)
     least = quantized(model, replace(config, candidates=("w4a8",), budget=("loss=1e9",))).model.ByteSize()
     result = quantized(model, replace(config, budget=(f"size={(least + 0.05 * whole) / whole:.4f}",)))
     assert result.model.ByteSize() <= least + 0.051 * whole

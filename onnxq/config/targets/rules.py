@@ -14,8 +14,10 @@ from onnxq.errors import ConfigError
 
 FOLDER = Path(__file__).parent
 
-TARGETS = ("onnxruntime", "tensorrt", "qnn", "openvino", "generic")
-"""Names of all targets; the first is the default."""
+DEFAULT = "onnxruntime"
+
+TARGETS = (DEFAULT, *sorted(path.stem for path in FOLDER.glob("*.toml") if path.stem != DEFAULT))
+"""Names of all targets, one for each file of this folder; the first is the default."""
 
 OUTPUTS = ("kernels", "layers", "none")
 """Which outputs of layers are quantized: of those with an integer kernel in onnxruntime, of all, of none."""
