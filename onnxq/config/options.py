@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from onnxq.config.bit_widths import FLOAT, Candidate, parse_candidates
 from onnxq.config.budget import parse_budgets
 from onnxq.config.optimization import RECONSTRUCTION, Refinement, Tuning
-from onnxq.config.targets import TARGETS, Target, read_target
+from onnxq.config.targets import Target, known_target, read_target
 from onnxq.config.without_effect import require_effect
 from onnxq.errors import ConfigError
 
@@ -39,12 +39,6 @@ def _words(value: object) -> object:
 
 def _candidates(words: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(map(str, parse_candidates(words))) if words else ()
-
-
-def _known_target(name: str) -> str:
-    if name not in TARGETS:
-        raise ValueError(f"there is no such target; choose one of {', '.join(TARGETS)}")
-    return name
 
 
 def _budgets(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,7 +120,7 @@ class Config:
     budget: Budgets = ()
     table_samples: Annotated[int, Field(ge=1)] = 64
     mode: Literal["sequential", "parallel"] = "sequential"
-    target: Annotated[str, AfterValidator(_known_target)] = "onnxruntime"
+    target: Annotated[str, AfterValidator(known_target)] = "onnxruntime"
     container: Literal["auto", "packed", "int4", "int8"] = "auto"
     attention: Literal[8, 32] = 8
     embeddings: Literal[4, 8, 32, "same"] = "same"

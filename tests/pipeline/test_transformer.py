@@ -155,7 +155,7 @@ def test_weights_alone_are_measured_with_the_scales_of_blocks_that_they_will_hav
         seen.add((problem.weight_spec.bits, problem.block))
         return solve_layer(layer, problem, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("onnxq.allocation.sensitivity.solve_layer", watched)
+    monkeypatch.setattr("onnxq.allocation.candidate_solutions.solve_layer", watched)
     choices = make_choices(model, (Candidate(4, 32), Candidate(8, 8)), Config(edge_bits="same"))
     measure_sensitivities(model, choices, [sentences()], Config(edge_bits="same"))
     assert seen == {(4, 32), (8, None)}

@@ -132,6 +132,17 @@ class Target:
         )
 
 
+def known_target(name: str) -> str:
+    """The name, where there is such a target.
+
+    Raises:
+        ValueError: there is none; the names of all are given.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"there is no such target; choose one of {', '.join(TARGETS)}")
+    return name
+
+
 @cache
 def read_target(name: str) -> Target:
     """The rules of a target by its name, one of :data:`TARGETS`."""
