@@ -26,6 +26,13 @@ settings.register_profile("onnxq", deadline=None, derandomize=True)
 settings.load_profile("onnxq")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test is ``slow`` (marked so, or ``unseen``) or ``quick``."""
+    for item in items:
+        slow = item.get_closest_marker("slow") or item.get_closest_marker("unseen")
+        item.add_marker("slow" if slow else "quick")
+
+
 @pytest.fixture(autouse=True)
 def quick_judgement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rewrites, and one judgement of the finished network, in tests that are not marked ``unseen``.

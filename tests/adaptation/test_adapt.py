@@ -23,6 +23,8 @@ from onnxq.quant.spec import QuantParams, activation_spec, weight_spec
 from onnxq.verify import verify
 from onnxq.verify.session import start_session
 
+pytestmark = pytest.mark.slow
+
 
 def bright(count: int, seed: int) -> np.ndarray:
     return 2 * images(count, seed)

@@ -16,6 +16,8 @@ import onnxq
 from onnxq.cli import main
 from onnxq.config.optimization import Tuning
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

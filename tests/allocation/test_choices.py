@@ -36,6 +36,8 @@ from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.closed_form.embedding import solve_table
 from onnxq.solve.network import solve_network
 
+pytestmark = pytest.mark.slow
+
 W4A32, W4A8, W8A8 = Candidate(4, 32), Candidate(4, 8), Candidate(8, 8)
 FREE = Config(edge_bits="same", candidates=("w4a32", "w8a8", "w4a8"), equalise=False)
 TABLES, PRODUCTS = ["words", "places"], ["scores", "context"]

@@ -32,6 +32,8 @@ from onnxq.errors import ConfigError, UnsupportedError
 from onnxq.ir.model import Model
 from onnxq.runtime.session import Session
 
+pytestmark = pytest.mark.slow
+
 W4, W8 = Candidate(4, 8), Candidate(8, 8)
 MIX = onnxq.Config(candidates=("w2a8", "w4a8", "w8a8"), budget=("size=0.72",), edge_bits="same", table_samples=16)
 

@@ -28,6 +28,8 @@ from onnxq.runtime.staged_network import Chain
 from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.network import solve_network
 
+pytestmark = pytest.mark.slow
+
 PARALLEL = Config(mode="parallel", edge_bits="same", weights=4, container="int4")
 CANDIDATES = parse_candidates("w2a8,w4a4,w4a32,float")
 """None of them has an integer kernel, beside which an output would be quantized too."""

@@ -17,6 +17,8 @@ from tiny_model import tiny_images, tiny_model
 
 import onnxq
 
+pytestmark = pytest.mark.slow
+
 GRADIENT = onnxq.Config(weights=4, preset="advanced", refine=True, tune=False)
 MIXED = onnxq.Config(candidates=("w4a8", "w8a8"), budget=("size=0.9",))
 

@@ -24,6 +24,8 @@ from onnxq.api import quantize
 from onnxq.config import Config
 from onnxq.config.bit_widths import Candidate
 
+pytestmark = pytest.mark.slow
+
 EIGHTS = tuple(Candidate(w, 8) for w in (2, 3, 4, 8))
 
 Find = Callable[[str], ModuleType]

@@ -35,6 +35,8 @@ from onnxq.solve.checkpoint import Checkpoint
 from onnxq.solve.network import solve_network
 from onnxq.verify import deviation, unoptimized_values, verify
 
+pytestmark = pytest.mark.slow
+
 OTHERS = TARGETS[1:]
 OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

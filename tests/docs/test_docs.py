@@ -25,6 +25,8 @@ from onnxq.docs.descriptions import UndescribedError, describe
 from onnxq.docs.reference import generated_pages
 from onnxq.docs.schemas import documents
 
+pytestmark = pytest.mark.slow
+
 TOP = Path(__file__).parents[2]
 DOCS = Path(onnxq.docs.__file__).parent
 PAGES = [

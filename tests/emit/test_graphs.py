@@ -6,6 +6,8 @@ import pytest
 from onnx import TensorProto
 from small_models import SAME, Proof, build, conv_chain, conv_constants, images, normal, prove, relu_chain, weight
 
+pytestmark = pytest.mark.slow
+
 # Nearest rounding will do here: it is quick, and these tests are about the graph.
 W8A8: dict[str, object] = {"weights": 8, "second_order": False}
 W4A4: dict[str, object] = {"weights": 4, "activations": 4, "edge_bits": "same", "second_order": False}

@@ -27,6 +27,8 @@ from onnxq.quant.packing import pack
 from onnxq.verify import audit_bits, verify
 from onnxq.verify.session import LEVELS, start_session
 
+pytestmark = pytest.mark.slow
+
 BITS = (2, 3, 4, 5, 6, 7)
 
 

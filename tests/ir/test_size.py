@@ -19,6 +19,8 @@ from onnxq.ir.size import fits_one_message, model_bytes, weight_bytes, without_l
 from onnxq.runtime.session import Session
 from onnxq.verify.source import ModelSource
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from onnxq.errors import UnsupportedError
 from onnxq.pipeline import Result
 from onnxq.verify import verify
 
+pytestmark = pytest.mark.slow
+
 # Decibels of the best of seven tools, measured from other tools' outputs on models of these kinds, W8A8.
 BEST_OF_OTHERS = {
     "convtranspose": 38.1,

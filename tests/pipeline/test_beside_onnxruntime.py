@@ -23,6 +23,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxq.api import quantize
 from onnxq.config import Config
 
+pytestmark = pytest.mark.slow
+
 ROOM = 3.0
 """Decibels below it that are no shortcoming: the rounding of a few hundred values falls one way or the other, and its
 ranges end at the samples that both are judged on, where head-room for new ones costs up to two decibels."""

@@ -22,6 +22,8 @@ from onnxq.passes.prepare import prepare
 from onnxq.verify import verify
 from onnxq.verify.selection import DRAWN
 
+pytestmark = pytest.mark.slow
+
 
 def batched(size: int, output: str | int, first: str = "N") -> onnx.ModelProto:
     return build(

@@ -20,6 +20,8 @@ from onnxq.ir.load import load
 from onnxq.ir.save import to_proto
 from onnxq.passes.prepare import prepare
 
+pytestmark = pytest.mark.slow
+
 
 @settings(max_examples=40)
 @given(st.randoms(use_true_random=False))

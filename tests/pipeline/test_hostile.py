@@ -18,6 +18,8 @@ from onnxq.errors import ModelError, OnnxqError
 from onnxq.ir.load import load
 from onnxq.runtime.diagnosis import diagnosed
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_hostile_file_is_refused_in_one_sentence_or_does_no_harm(tmp_path: Path) -> None:
     rows = run_files(0, 0, 72, tmp_path)

@@ -13,6 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from small_models import normal, weight
 
+pytestmark = pytest.mark.slow
+
 LAYERS, WIDTH = 16, 1024
 
 SCRIPT = """

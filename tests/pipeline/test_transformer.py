@@ -28,6 +28,8 @@ from onnxq.solve.layer import solve_layer
 from onnxq.solve.problem import LayerProblem
 from onnxq.verify import audit_bits, verify
 
+pytestmark = pytest.mark.slow
+
 KEPT_DB = {(8, 8): 32, (4, 8): 16, (4, 32): 17}
 """Decibels that the little network keeps at least, by bits of weights and activations: measured, less 2 to 3."""
 

@@ -15,6 +15,8 @@ from onnxq.solve.gradient.adaquant import _descend, predict, refine, straight_th
 from onnxq.solve.gradient.adaquant_parameters import Unknowns, initial, make_setting
 from onnxq.solve.problem import LayerProblem, Solution, Status
 
+pytestmark = pytest.mark.slow
+
 QUICK = Refinement(steps=48, rows=64)
 ROWS, INPUTS, CHANNELS = 160, 9, 4
 

@@ -32,6 +32,8 @@ from onnxq.solve.gradient.block_reconstruction import RECONSTRUCTED
 from onnxq.solve.gradient.fake_quantization import Mixing, fake_quantize, mixed
 from onnxq.solve.network import solve_network
 
+pytestmark = pytest.mark.slow
+
 QUICK = Tuning(steps=60, rate=0.01, weight_rate=0.01, input_rate=0.01, integer_rate=0, features=0)
 
 

@@ -46,6 +46,8 @@ from onnxq.solve.network_tuning import affordable
 from onnxq.solve.problem import Status
 from onnxq.verify.session import start_session
 
+pytestmark = pytest.mark.slow
+
 PLAIN = Tuning(rows=32, features=1.0, mixtures=0, mirrored=0, shift=0)
 """Samples as they are, so that what the hold-out loses can be computed otherwise."""
 

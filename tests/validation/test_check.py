@@ -16,6 +16,8 @@ from onnxq.cli import main
 from onnxq.progress import Progress
 from onnxq.verify import verify
 
+pytestmark = pytest.mark.slow
+
 
 def bright(count: int = 30) -> np.ndarray:
     return 4 * tiny_images(count, seed=9)
