@@ -18,6 +18,7 @@ from onnxq.quant.scale_search import SMALLEST_SCALE
 from onnxq.quant.solution import LayerSolution, bias_scale, on_bias_grid, smallest_weight_scale
 from onnxq.quant.spec import Granularity, QuantParams, weight_spec
 from onnxq.quant.tail import NO_TAILS, Tails
+from onnxq.runtime.blas_threads import threads_for
 from onnxq.solve.closed_form.blocked import solve_blocked
 from onnxq.solve.closed_form.initial_solution import fitted_input, round_to_nearest, scored, second_order
 from onnxq.solve.closed_form.normal_equations import Groundwork
@@ -109,8 +110,15 @@ def solve_layer(
         seed: of what is drawn at random.
         groundwork: of a problem that differs in the bits of the weights alone, whose input's grid is fitted.
     """
-    if problem.block is not None:
-        return solve_blocked(layer, problem, second_order=config.second_order)
+    with threads_for(problem.weight.shape[1]):
+        if problem.block is not None:
+            return solve_blocked(layer, problem, second_order=config.second_order)
+        return _solved(layer, problem, config, seed, groundwork)
+
+
+def _solved(
+    layer: Layer, problem: LayerProblem, config: Config, seed: int, groundwork: Groundwork | None
+) -> LayerSolution:
     began = time.perf_counter()
     problem = fitted_input(problem)
     plain = round_to_nearest(problem)

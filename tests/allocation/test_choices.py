@@ -59,7 +59,13 @@ def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
 def test_a_candidate_for_every_part_is_the_uniform_model(candidate: Candidate, attention: int) -> None:
     model = prepared()
     usual = dataclasses.replace(FREE, attention=attention)  # type: ignore[arg-type]
-    config = dataclasses.replace(usual, weights=candidate.weights, activations=candidate.activations)  # type: ignore[arg-type]
+    config = dataclasses.replace(
+        usual,
+        candidates=(),
+        budget=(),
+        weights=candidate.weights,  # type: ignore[arg-type]
+        activations=candidate.activations,  # type: ignore[arg-type]
+    )
     names = make_choices(model, parse_candidates(FREE.candidates), usual).names
     assert [n for n in names if n in TABLES + PRODUCTS] == TABLES + PRODUCTS
     mixed, uniform = make_plan(model, usual, dict.fromkeys(names, candidate)), make_plan(model, config)
@@ -72,7 +78,7 @@ def test_a_candidate_for_every_part_is_the_uniform_model(candidate: Candidate, a
 def test_tables_and_products_that_an_allocation_does_not_name_follow_the_configuration() -> None:
     model = prepared()
     layers = [layer.name for layer in make_choices(model, [W8A8], FREE).layers]
-    plan = make_plan(model, dataclasses.replace(FREE, weights=4), dict.fromkeys(layers, W8A8))
+    plan = make_plan(model, dataclasses.replace(FREE, candidates=(), budget=(), weights=4), dict.fromkeys(layers, W8A8))
     assert ([p.bits for p in plan.tables], [p.name for p in plan.products]) == ([4, 4], PRODUCTS)
 
 

@@ -28,7 +28,7 @@ from onnxq.docs.schemas import documents
 pytestmark = pytest.mark.slow
 
 TOP = Path(__file__).parents[2]
-DOCS = Path(onnxq.docs.__file__).parent
+DOCS = TOP / "onnxq" / "docs"
 PAGES = [
     *(TOP / page for page in ("README.md", "benchmarks/RESULTS.md", "models/README.md")),
     *sorted(DOCS.rglob("*.md")),
