@@ -7,19 +7,20 @@ import os
 # Tests run side by side, a core for each; set before the libraries that read it are loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Programs that JAX compiles are kept from one run of the tests to the next, as the command keeps its own.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/onnxq/jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import pytest
 from hypothesis import settings
 
 from onnxq import api, pipeline
+from onnxq.cli.compiled_programs import keep_compiled_programs
 from onnxq.config import Config
 from onnxq.ir.model import Model
 from onnxq.validation.folds import Folds
 from onnxq.validation.rewrites import Choice, Plainest, Rewrite
 from onnxq.verify import Latency
+
+# From one run of the tests to the next, as the command keeps its own; JAX is imported later than this.
+keep_compiled_programs()
 
 # No test depends on the machine's speed, and the same examples are tried everywhere.
 settings.register_profile("onnxq", deadline=None, derandomize=True)

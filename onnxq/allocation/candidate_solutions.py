@@ -14,6 +14,7 @@ from onnxq.plan.make_plan import block_of
 from onnxq.quant.scale_search import activation_params
 from onnxq.quant.solution import LayerSolution
 from onnxq.quant.spec import activation_spec
+from onnxq.runtime.blas_threads import threads_for
 from onnxq.solve.closed_form.initial_solution import fitted_input
 from onnxq.solve.closed_form.normal_equations import lay_groundwork
 from onnxq.solve.layer import LayerTask, make_problem, solve_layer
@@ -42,8 +43,10 @@ def solve_candidates(
         grid = None
         if bits != FLOAT_BITS:
             grid = activation_params(histogram, activation_spec(bits, symmetric=config.rules.symmetric))
-        shared = fitted_input(posed(task=task(FLOAT_BITS, fit_input=alone), grid=grid))
-        ground = lay_groundwork(shared) if config.second_order else None
+        shared = posed(task=task(FLOAT_BITS, fit_input=alone), grid=grid)
+        with threads_for(shared.weight.shape[1]):
+            shared = fitted_input(shared)
+            ground = lay_groundwork(shared) if config.second_order else None
         for candidate in (c for c in candidates if c.activations == bits):
             asked = task(candidate.weights, block_of(layer, candidate, config))
             problem = posed(task=asked, grid=shared.input)

@@ -7,7 +7,7 @@ those of a Clip whose channels were raised (:mod:`onnxq.passes.equalize`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,35 +18,33 @@ from onnx import numpy_helper
 from onnxq.ir.ceiling import COPYING
 from onnxq.ir.topological_sort import reads
 
-HALF = 0.49
+SLACK = 0.49
 """Steps by which a bound may lie below the last code: it is rounded to that code all the same."""
 
 
-def drop_superfluous_bounds(graph: onnx.GraphProto) -> None:
-    """Take out every minimum with constants behind which nothing but such grids reads, in place.
+def drop_superfluous_bounds(graph: onnx.GraphProto, raised: Collection[str]) -> None:
+    """Take out every minimum that raising channels made, and behind which nothing but such grids reads, in place.
 
     Args:
         graph: with its pairs of QuantizeLinear and DequantizeLinear; its nodes need not be in order.
+        raised: tensors that these minima make (:attr:`onnxq.ir.model.Model.raised`). A minimum of the model's own may
+            widen what it reads, and stays.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    final = {output.name for output in graph.output} | {value.name for value in graph.input}
+    final = {output.name for output in graph.output}
+    makers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in set(reads(node)):
             readers.setdefault(name, []).append(node)
-    makers = {name: node for node in graph.node for name in node.output}
-    for node in [n for n in graph.node if n.op_type == "Min" and len(n.input) == 2 and n.domain in ("", "ai.onnx")]:
-        bounds = [name for name in node.input if name in constants and name not in final]
-        computed = [name for name in node.input if name not in constants]
-        ends = list(_ends(node.output[0], readers, constants, final)) if len(bounds) == len(computed) == 1 else []
-        least = numpy_helper.to_array(constants[bounds[0]]).min(initial=np.inf) if ends else -np.inf
-        maker = makers.get(computed[0]) if ends else None
-        if maker is None or any(end is None or end > least for end in ends) or len(readers[computed[0]]) > 1:
-            continue
-        if computed[0] in final:
-            continue
-        maker.output[:] = [node.output[0] if name == computed[0] else name for name in maker.output]
-        graph.node.remove(node)
+    for name in raised:
+        minimum = makers[name]
+        rectified, bounds = minimum.input
+        least = numpy_helper.to_array(constants[bounds]).min()
+        ends = list(_ends(name, readers, constants, final))
+        if len(readers[rectified]) == 1 and all(end is not None and end <= least for end in ends):
+            makers[rectified].output[0] = name
+            graph.node.remove(minimum)
 
 
 def _ends(
@@ -62,7 +60,7 @@ def _ends(
             if scale is None or zero is None or scale.ndim:
                 yield None
             else:
-                yield float(scale) * (np.iinfo(zero.dtype).max - int(zero) - HALF)
+                yield float(scale) * (np.iinfo(zero.dtype).max - int(zero) - SLACK)
         elif node.op_type == "Clip" and node.input[0] == tensor and len(node.input) > 2:
             high = _value(node.input[2], constants)
             yield None if high is None else float(high)

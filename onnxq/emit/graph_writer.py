@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxq.ir.external_weights import Outline
-from onnxq.ir.topological_sort import subgraphs
+from onnxq.ir.topological_sort import reads, subgraphs
 
 
 class GraphWriter:
@@ -52,16 +52,7 @@ class GraphWriter:
 
     def has_one_reader(self, tensor: str) -> bool:
         """Whether one node alone reads a tensor, and reads it once."""
-        return sum(list(_all_reads(n)).count(tensor) for n in self.graph.node) == 1
-
-
-def _all_reads(node: onnx.NodeProto) -> Sequence[str]:
-    names = list(node.input)
-    for graph in subgraphs(node):
-        for inner in graph.node:
-            names += _all_reads(inner)
-        names += [o.name for o in graph.output]
-    return names
+        return sum(name == tensor for n in self.graph.node for name in reads(n)) == 1
 
 
 def redirect(node: onnx.NodeProto, old: str, new: str) -> None:

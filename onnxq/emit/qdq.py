@@ -20,7 +20,7 @@ weights is decided here.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -75,7 +75,7 @@ def emit(
         byte_weights: layers whose weights take a byte each whatever the container.
         no_nbits: layers whose matrices take the form of rule 4 whatever their inputs' bits.
     """
-    writer = _Writer(to_outline(model), config.rules)
+    writer = _Writer(to_outline(model), config.rules, model.raised)
     for name, params in network.outputs.items():
         writer.quantize_for_all(name, params)
     for layer_plan in plan.layers:
@@ -105,9 +105,9 @@ def stored_form(layer: Layer, solution: LayerSolution, config: Config) -> str:
 class _Writer(GraphWriter):
     """A graph whose layers become quantized."""
 
-    def __init__(self, outline: Outline, target: Target) -> None:
+    def __init__(self, outline: Outline, target: Target, raised: Collection[str]) -> None:
         super().__init__(outline)
-        self._target = target
+        self._target, self._raised = target, raised
         self._pairs: dict[tuple[str, str], str] = {}
         self._kernels: dict[str, Sequence[int]] = {}
         self._helpers: dict[tuple[str, bytes], str] = {}
@@ -169,9 +169,7 @@ class _Writer(GraphWriter):
         node = self.nodes[layer.name]
         if layer.transposed:
             integers, scale = np.ascontiguousarray(integers.T), np.ascontiguousarray(scale.T)
-            kept = [a for a in node.attribute if a.name != "transB"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
+            _set_transposed(node, False)
         base = layer.weight if self.has_one_reader(layer.weight) else f"{layer.weight}/{layer.name}"
         block = len(integers) // len(scale)
         names = [self.constant(f"{base}/quantized", integers), self.constant(f"{base}/scale", scale)]
@@ -185,9 +183,7 @@ class _Writer(GraphWriter):
         """The weights in a form that is not taken for MatMulNBits, which would round the input to 8 bits; its axis."""
         node = self.nodes[layer.name]
         if layer.op == "Gemm" and not layer.transposed:
-            kept = [a for a in node.attribute if a.name != "transB"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
+            _set_transposed(node, True)
             return np.ascontiguousarray(stored.T), 0
         if layer.op == "MatMul" and self._ranks.get(layer.input, 0) > 2:
             return stored[None], 2
@@ -218,7 +214,7 @@ class _Writer(GraphWriter):
     def finish(self) -> onnx.ModelProto:
         """The model with its nodes in order and without what nothing reads any more."""
         spare_outputs(self.graph, self.fresh)
-        drop_superfluous_bounds(self.graph)
+        drop_superfluous_bounds(self.graph, self._raised)
         sort_nodes(self.graph)
         write_out_windows(self.graph, self._kernels)
         self.outline.drop_unread()
@@ -281,3 +277,10 @@ class _Writer(GraphWriter):
         if key not in self._helpers:
             self._helpers[key] = self.constant(name, value)
         return self._helpers[key]
+
+
+def _set_transposed(gemm: onnx.NodeProto, transposed: bool) -> None:
+    """State whether a Gemm takes its weights outputs first."""
+    kept = [a for a in gemm.attribute if a.name != "transB"]
+    del gemm.attribute[:]
+    gemm.attribute.extend([*kept, helper.make_attribute("transB", 1)] if transposed else kept)

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import onnx
 
+from onnxq.config import FLOAT_BITS
 from onnxq.ir.model import Remark
 from onnxq.plan.values import Plan
 from onnxq.report.build import stored_forms
 from onnxq.report.run import RunReport
 from onnxq.verify import Latency
-
-FLOAT_BITS = 32
 
 
 def timed_report(

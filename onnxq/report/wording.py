@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from onnxq.config import FLOAT_BITS
+
 if TYPE_CHECKING:
     from onnxq.verify import Latency, LevelCheck
 
 NONE = "–"
-FLOAT_BITS = 32
 
 
 def in_bytes(size: int) -> str:

@@ -113,10 +113,10 @@ def solve_layer(
     with threads_for(problem.weight.shape[1]):
         if problem.block is not None:
             return solve_blocked(layer, problem, second_order=config.second_order)
-        return _solved(layer, problem, config, seed, groundwork)
+        return _solve(layer, problem, config, seed, groundwork)
 
 
-def _solved(
+def _solve(
     layer: Layer, problem: LayerProblem, config: Config, seed: int, groundwork: Groundwork | None
 ) -> LayerSolution:
     began = time.perf_counter()

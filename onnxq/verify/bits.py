@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx.inliner import inline_local_functions
 
 from onnxq.verify.findings import LayerBits
-from onnxq.verify.folded import Folder
+from onnxq.verify.folded import ConstantFolder
 from onnxq.verify.grid import clip_bound, container, dequantized, quantized_type, stored
 from onnxq.verify.source import ModelLike, read_model
 from onnxq.verify.value_origin import Scope, Value
@@ -44,7 +44,7 @@ def audit_bits(model: ModelLike) -> tuple[LayerBits, ...]:
     proto, folder = read_model(model, "quantised")
     if proto.functions:
         proto = inline_local_functions(proto)
-    constants = Folder(proto)
+    constants = ConstantFolder(proto)
     layers = (_layer(name, scope, node, constants) for name, scope, node in named_layers(Scope(proto.graph, folder)))
     return tuple(layer for layer in layers if layer is not None)
 
@@ -64,7 +64,7 @@ def named_layers(scope: Scope) -> Iterator[tuple[str, Scope, onnx.NodeProto]]:
         yield name, inner, node
 
 
-def _layer(name: str, scope: Scope, node: onnx.NodeProto, constants: Folder) -> LayerBits | None:
+def _layer(name: str, scope: Scope, node: onnx.NodeProto, constants: ConstantFolder) -> LayerBits | None:
     operands = [scope.value(operand).origin() for operand in node.input[:2]]
     activations = [_activation_bits(operand) for operand in operands]
     for place in (1, 0):  # the weight is the second operand, but a MatMul may have it first
@@ -77,7 +77,7 @@ def _layer(name: str, scope: Scope, node: onnx.NodeProto, constants: Folder) -> 
     return LayerBits(name, node.op_type, None, max(first, second), None)
 
 
-def _weight_bits(value: Value, constants: Folder) -> tuple[int, int] | None:
+def _weight_bits(value: Value, constants: ConstantFolder) -> tuple[int, int] | None:
     """Bits and number of distinct values of a constant's dequantized integers, None of anything else."""
     codes = dequantized(value)
     if codes is None:
@@ -100,7 +100,7 @@ def _weight_bits(value: Value, constants: Folder) -> tuple[int, int] | None:
     return min(width, _bits_for(int((rows.max(axis=1) - rows.min(axis=1)).max()) + 1)), levels
 
 
-def _made(value: Value, constants: Folder) -> NDArray[np.generic] | None:
+def _made(value: Value, constants: ConstantFolder) -> NDArray[np.generic] | None:
     """What a DequantizeLinear reads, where that is made of stored tensors alone."""
     read = value.input(0)
     return None if read is None else constants.array(read)

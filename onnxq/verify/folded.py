@@ -16,7 +16,7 @@ _GRIDS: Final = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 """Operators that put values on a grid or take them off it: what stands behind them is not what is stored."""
 
 
-class Folder:
+class ConstantFolder:
     """Works out constants of a model, by onnxruntime without optimizations.
 
     Args:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import build, normal
+from small_models import build, normal, weight
 
+import onnxq
 from onnxq.config import make_config
 from onnxq.emit.bounds import drop_superfluous_bounds
+from onnxq.emit.qdq import emit
 from onnxq.ir.ceiling import find_ceilings
 from onnxq.ir.layer import find_layers
 from onnxq.ir.load import load
@@ -16,6 +18,8 @@ from onnxq.passes.prepare import prepare
 from onnxq.plan.make_plan import make_plan
 from onnxq.preprocess.cross_layer_equalization import equalize_layers
 from onnxq.runtime.session import Session
+from onnxq.solve.making import Ranges
+from onnxq.validation.rewrites import solve_plain
 
 BETWEEN = {
     "nothing": ("", "m"),
@@ -36,7 +40,7 @@ def before_a_grid(least: float, between: str, also: str = "") -> tuple[onnx.Mode
     before = build(graph, bounds=bounds, scale=np.float32(0.01), zero=np.uint8(0))
     after = onnx.ModelProto()
     after.CopyFrom(before)
-    drop_superfluous_bounds(after.graph)
+    drop_superfluous_bounds(after.graph, {"m"})
     return before, after
 
 
@@ -79,3 +83,19 @@ def test_a_raised_clip_keeps_its_name_and_the_end_at_which_grids_stop() -> None:
     (minimum,) = [node for node in raised.graph.nodes if node.op == "Min"]
     bounds = raised.constant(minimum.inputs[1].name)
     assert bounds.shape == (8, 1, 1) and bounds.min() >= 6 and bounds.max() > 12
+    config = make_config({"edge_bits": "same"})
+    plan, network = solve_plain(raised, config, None, Ranges.SEARCHED, [{"x": normal(2, 8, 6, 8, 8)}])
+    assert not holds_minimum(emit(raised, plan, network, config))
+
+
+@pytest.mark.parametrize("bounds", [np.full((1, 4, 256, 256), 9), np.full((1, 1, 256, 256), 90)], ids=["large", "wide"])
+def test_a_minimum_of_the_model_s_own_is_left_whatever_its_constant(bounds: np.ndarray) -> None:
+    """One of a mebibyte is not in the message that is rewritten; one wider than what it bounds makes that wider."""
+    pooled = "p = GlobalAveragePool(a)" if bounds.shape[1] == 1 else "p = Identity(a)"
+    text = f"""(float[N, 4, 256, 256] x) => (float[N, 4, 256, 256] y) {{
+        a = Conv(x, w0)  {pooled}  r = Relu(p)  m = Min(r, bounds)  y = Conv(m, w1)
+    }}"""
+    model = build(text, w0=weight(0, 4, 4, 1, 1), w1=weight(1, 4, 4, 1, 1), bounds=bounds.astype(np.float32))
+    result = onnxq.quantize(model, normal(2, 2, 4, 256, 256), onnxq.Config(edge_bits="same"))
+    assert holds_minimum(result.model)
+    assert all(check.error is None for check in result.report.loads)
